@@ -8,7 +8,7 @@ from typing import Any
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.thresholds import not_compared
 from polite_flamingo.selection.difference import Difference
-from polite_flamingo.selection.statistics import Statistics
+from polite_flamingo.selection.statistics import KEPT, DatasetCounts, Statistics
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import read_run, read_stats
 from ray_jobs import console
@@ -57,6 +57,7 @@ def print_summary(layout: OutputLayout) -> None:
         *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
         ("quarantined", f"{sum(quarantined.values()):,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in quarantined.items()),
+        *_turn_rows(total),
         ("reward", f"{_number(stats['reward_before'])} -> {_number(stats['reward_after'])}"),
         ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
     ]
@@ -71,6 +72,15 @@ def print_summary(layout: OutputLayout) -> None:
     if examples := statistics.quarantine.get(commonest(total.quarantined)):
         folder = layout.root / "quarantine"
         print(f"quarantined, for example: {examples[0].detail[:200]} ({folder} has each row's detail)")
+
+
+def _turn_rows(total: DatasetCounts) -> list[tuple[str, str]]:
+    """Return the lines of the table about the turns of conversations; none if there are no conversations."""
+    if not total.conversations:
+        return []
+    lost = [(f"  {reason}", f"{count:,}") for reason, count in total.turns.most_common() if reason != KEPT]
+    whole = f"{total.turns.total():,} in {counted(total.conversations, 'conversation')}"
+    return [("turns", whole), (f"  {KEPT}", f"{total.turns[KEPT]:,}"), *lost]
 
 
 def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:

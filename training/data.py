@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from polite_flamingo.conversations import is_rewritten
 from polite_flamingo.packing.chat_turns import ResponseChoice
 from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.sample import Sample
@@ -128,7 +129,7 @@ class PackedData:
 
 
 def _response_choice(sample: Sample, ingredient: Ingredient) -> ResponseChoice:
-    if ingredient.protocol == "chat" and sample.rewritten is None:
+    if ingredient.protocol == "chat" and not is_rewritten(sample):
         return ResponseChoice(protocol="chat", response="raw")
     return ResponseChoice(protocol=ingredient.protocol, response=ingredient.response)
 

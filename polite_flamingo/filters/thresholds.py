@@ -29,15 +29,18 @@ FILTERS_OF_TASK: dict[str, tuple[str, ...]] = {
     "vqa_rationale": ("rules", "nli"),
     "vqa": ("rules", "nli"),
     "text": ("rules",),
-    "dialogue": ("rules",),
+    "dialogue": ("rules", "nli"),
 }
-"""The filters of each task. Meaning is compared by STS in descriptions and by NLI in answers to questions. [PF] scores
-paragraphs against the image for captions only, and has no check for tasks with two images."""
+"""The filters of each task. Meaning is compared by STS in descriptions and by NLI in answers to questions, those of a
+conversation too. [PF] scores paragraphs against the image for captions only, and has no check for tasks with two images
+and none for conversations, which it does not rewrite."""
 
 NEAR_DUPLICATES = "near_duplicates"
 """A filter of every task. Its scores compare a sample with others, so a selection adds them; some shards have none."""
 
 UNSCORED = "unscored"
+TURN_FAILED = "turn_failed"
+"""A turn of a conversation that could not be rewritten or scored; `Turn.failed` says why."""
 
 
 def not_compared(tasks: Mapping[str, int]) -> str:
@@ -54,6 +57,15 @@ def not_compared(tasks: Mapping[str, int]) -> str:
         "compares the text with the annotation or the image. If they are questions or captions, say so at ingest "
         "(--extra task=vqa)."
     )
+
+
+KeepTurns = Literal["drop", "cut", "all"]
+
+KEEP_TURNS: dict[KeepTurns, str] = {
+    "drop": "failing turns of a conversation are dropped",
+    "cut": "a conversation ends before its first failing turn",
+    "all": "a conversation is kept if all of its turns pass",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +93,10 @@ class Thresholds:
             the same pictures are `near_duplicate`. Off by default; 0.8 is usual. Ours.
         near_image: samples whose pictures have at least this share of bits in common with earlier ones are
             `repeated_image`, whatever they ask. Off by default: datasets ask several questions about a picture. Ours.
+        polite_already: an annotation with at least this reward may stay unchanged, as in conversations whose answers
+            are polite. Ours; off by default, since the scale depends on the reward model.
+        keep_turns: what becomes of a conversation with failing turns: "drop" them, "cut" it before the first of them,
+            or keep conversations only if "all" turns pass. Ours.
     """
 
     min_words: int = 3
@@ -96,6 +112,8 @@ class Thresholds:
     nli_entailment: float | None = None
     near_text: float | None = None
     near_image: float | None = None
+    polite_already: float | None = None
+    keep_turns: KeepTurns = "drop"
 
 
 Comparison = Literal["at_least", "at_most", "below", "above"]
@@ -161,7 +179,11 @@ def _field_if_any(name: str) -> Callable[[Mapping[str, Any], Thresholds], float 
 
 
 def _sameness(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
-    return 1.0 if scores.get("same_text") is True else _number(scores.get("rouge_l"))
+    """Return how much of the annotation is left; None if an unchanged text may stay, because it was polite already."""
+    same = 1.0 if scores.get("same_text") is True else _number(scores.get("rouge_l"))
+    enough = thresholds.polite_already
+    polite = enough is not None and _number(scores.get("reward_raw")) >= enough
+    return None if polite and same >= thresholds.unchanged else same
 
 
 def _best_paragraph(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
@@ -234,7 +256,7 @@ CHECKS: tuple[Check, ...] = (
 
 FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli", NEAR_DUPLICATES)
 
-REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for check in CHECKS), UNSCORED)
+REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for check in CHECKS), UNSCORED, TURN_FAILED)
 """Every reason a scored sample can be rejected for."""
 
 

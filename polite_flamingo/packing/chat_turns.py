@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from polite_flamingo.conversations import is_rewritten, polite_text, polite_turns
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
 from polite_flamingo.text_files import is_writable
@@ -54,15 +55,13 @@ def exchanges(sample: Sample, choice: ResponseChoice = AS_ANNOTATED, *, first: b
         first: whether the sample begins a conversation and so needs the system message.
     """
     revised = choice.protocol == "rewriting" or choice.response == "rewritten"
-    if revised and len(sample.turns) != 1:
-        raise BadSample(
-            "unsupported", f"{sample.key}: {len(sample.turns)} turns; only a single one has a rewritten text"
-        )
-    if revised and sample.rewritten is None:
+    if revised and not is_rewritten(sample):
         raise BadSample("bad_field", f"{sample.key}: no rewritten text; train on response 'raw', or rewrite it first")
+    if choice.protocol == "rewriting" and len(sample.turns) != 1:
+        raise BadSample("unsupported", f"{sample.key}: {len(sample.turns)} turns; a rewriter learns single ones")
     found = []
-    for number, turn in enumerate(sample.turns):
-        target = (sample.rewritten or "") if revised else turn.response
+    for number, turn in enumerate(polite_turns(sample)):
+        target = polite_text(turn) if revised else turn.response
         if not target.strip():
             raise BadSample("empty_response", f"{sample.key}: nothing to learn in turn {number}")
         if len(target) > MAX_TEXT_CHARACTERS:

@@ -14,9 +14,11 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from polite_flamingo.conversations import parts_of
 from polite_flamingo.filters.thresholds import (
     FILTERS,
     REJECTIONS,
+    TURN_FAILED,
     Thresholds,
     apply_thresholds,
     first_failure,
@@ -64,7 +66,7 @@ class Paragraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One sample, before and after; in a group at a threshold also its `side` and its `exact` score."""
+    """One sample, or turn of one, before and after; in a group at a threshold also its `side` and its `exact` score."""
 
     key: str
     dataset: str
@@ -109,7 +111,8 @@ def collect_gallery(
             needed.setdefault(pick.shard, set()).add(pick.key)
 
     def picked(shard: str) -> dict[tuple[str, str], Sample]:
-        return {(shard, sample.key): sample for sample in read(shard) if sample.key in needed[shard]}
+        parts = (part for sample in read(shard) for part in parts_of(sample).values())
+        return {(shard, part.key): part for part in parts if part.key in needed[shard]}
 
     found: dict[tuple[str, str], Sample] = {}
     for shard, samples in zip(sorted(needed), in_order(picked, sorted(needed), SHARDS_AT_ONCE), strict=True):
@@ -151,6 +154,8 @@ def _card(sample: Sample, thresholds: Thresholds, side: str, group: str) -> Card
     deciding = next((verdict for verdict in verdicts if verdict.filter == group), None)
     duplicate = group == "duplicate_key"
     reason = "duplicate_key" if duplicate else failure.reason if failure else ""
+    if sample.turns[0].failed:
+        reason = TURN_FAILED
     return Card(
         key=sample.key,
         dataset=sample.dataset,

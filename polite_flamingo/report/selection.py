@@ -8,12 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polite_flamingo.filters.thresholds import CHECKS, NEAR_DUPLICATES, UNSCORED, Check, Thresholds
+from polite_flamingo.filters.thresholds import (
+    CHECKS,
+    KEEP_TURNS,
+    NEAR_DUPLICATES,
+    TURN_FAILED,
+    UNSCORED,
+    Check,
+    Thresholds,
+)
 from polite_flamingo.report.gallery import CHECKS_BY_INTEREST, Group
 from polite_flamingo.report.selection_charts import reward_chart, what_if_chart
 from polite_flamingo.report.template import fill
 from polite_flamingo.selection.select_shard import CHECK_OF
-from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
+from polite_flamingo.selection.statistics import (
+    KEPT,
+    UNKNOWN,
+    WITH_CONVERSATION,
+    DatasetCounts,
+    Statistics,
+    rejections,
+    stage_of,
+)
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
 
@@ -25,6 +41,7 @@ STAGE_NAMES = {
     "nli": "NLI",
     NEAR_DUPLICATES: "Near-duplicates",
     UNSCORED: "Without a score",
+    TURN_FAILED: "Without a text",
 }
 STAGE_NOTES = {
     "duplicates": "another shard has the key",
@@ -34,6 +51,7 @@ STAGE_NOTES = {
     "nli": "an answer must not contradict the annotated one",
     NEAR_DUPLICATES: "nearly the same as an earlier sample",
     UNSCORED: "a model gave no finite number",
+    TURN_FAILED: "a turn of a conversation could not be rewritten or scored",
 }
 REASON_NAMES = {
     "duplicate_key": "duplicate key",
@@ -47,7 +65,9 @@ REASON_NAMES = {
     "nli_not_entailed": "does not say the answer",
     "near_duplicate": "nearly an earlier sample",
     "repeated_image": "picture seen before",
-    "unscored": "without a score",
+    UNSCORED: "without a score",
+    TURN_FAILED: "turn failed",
+    WITH_CONVERSATION: "passed, but went with their conversation",
 }
 CHECK_NAMES = {
     "min_words": "Fewest words",
@@ -70,7 +90,7 @@ TASK_NAMES = {
     "vqa_rationale": "VQA with rationale",
     "vqa": "VQA",
     "text": "text",
-    "dialogue": "dialogue about images",
+    "dialogue": "conversation",
 }
 
 
@@ -120,6 +140,7 @@ def render(
         whole=statistics.total().rows + annotations.before,
         before=_before(annotations),
         funnel=funnel(statistics),
+        turns=turn_counts(statistics.total()),
         datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
         rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],
         curves=[
@@ -140,6 +161,7 @@ def render(
         check_names=CHECK_NAMES,
         task_names=TASK_NAMES,
         unknown=UNKNOWN,
+        keep_turns=KEEP_TURNS[thresholds.keep_turns],
     )
 
 
@@ -157,6 +179,15 @@ def funnel(statistics: Statistics) -> list[Step]:
             left -= removed
     assert left == total.kept, (left, total.kept)
     return steps
+
+
+def turn_counts(counts: DatasetCounts) -> list[tuple[str, int]]:
+    """Return what became of the turns of conversations, as (reason in words, number); those that are kept come first.
+
+    Empty if there are no conversations.
+    """
+    lost = [(REASON_NAMES[reason], count) for reason, count in counts.turns.most_common() if reason != KEPT]
+    return [(KEPT, counts.turns[KEPT]), *lost] if counts.conversations else []
 
 
 def _before(annotations: Annotations) -> list[tuple[str, str, int, str]]:

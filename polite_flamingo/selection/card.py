@@ -6,9 +6,9 @@ import dataclasses
 from bisect import bisect
 from collections.abc import Iterator
 
-from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, Thresholds, not_compared
+from polite_flamingo.filters.thresholds import CHECKS, KEEP_TURNS, REJECTIONS, Thresholds, not_compared
 from polite_flamingo.formatting import fixed, table
-from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics
+from polite_flamingo.selection.statistics import KEPT, UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
 
@@ -44,6 +44,7 @@ rows = webdataset.WebDataset(sorted(glob.glob("THIS_FOLDER/pf1m/*.tar")), shards
 - `instruction` has an `<image>` in each image's place, `response` is the raw annotation, `rewritten` the polite one; in
   the tars, `json` has them as `turns` and `rewritten`. `scores`, `meta` and `provenance` are JSON text:
   `json.loads(row["scores"])`.
+- Conversations: `messages` has all turns, in the tars `json["turns"]`; the three columns above are of the first one.
 - In the tars every image is called .jpg, whatever its format (`json["images"]` tells): libraries take their columns
   from names, and decoders go by content. If rows have different numbers of images, tars with more of them come first by
   name: keep that order for `datasets`, which takes its columns from the first tar.
@@ -68,12 +69,17 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         run: the run that made the samples.
         annotations: counts of annotation records before the build, if known.
     """
-    assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
+    assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 3, "every threshold is in the table"
     total = statistics.total()
     warning = run.world.warning(statistics.of_another_world()) if run.world else ""
     sources = sum(name != UNKNOWN for name in statistics.datasets)
     values = [(check, getattr(thresholds, check.name)) for check in CHECKS]
-    single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges single paragraphs"]
+    polite = "–" if thresholds.polite_already is None else f"{thresholds.polite_already:g}"
+    others = [
+        ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges single paragraphs"],
+        ["polite_already", polite, "reward from which an annotation may stay unchanged"],
+        ["keep_turns", thresholds.keep_turns, KEEP_TURNS[thresholds.keep_turns]],
+    ]
     lines = [
         "---",
         "task_categories: [image-to-text, visual-question-answering]",
@@ -95,6 +101,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         "Every row is kept, rejected (by its first failing filter) or quarantined (could not be read or processed).",
         *_before(annotations),
+        *_turns(total),
         "",
         "## How it was made",
         "",
@@ -107,7 +114,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         *table(
             ["threshold", "value", "meaning"],
-            [*([c.filter, "–" if v is None else f"{v:g}", f"{c.label}, {c.rule(v)}"] for c, v in values), single],
+            [*([c.filter, "–" if v is None else f"{v:g}", f"{c.label}, {c.rule(v)}"] for c, v in values), *others],
         ),
         "",
         "## Files",
@@ -143,6 +150,19 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
         yield ""
         reasons_of = ", ".join(f"{_line(reason)} {count:,}" for reason, count in sorted(total.quarantined.items()))
         yield f"Quarantined: {reasons_of}."
+
+
+def _turns(total: DatasetCounts) -> Iterator[str]:
+    """Yield a paragraph on the turns of conversations."""
+    if not total.conversations:
+        return
+    kept = total.turns[KEPT]
+    lost = ", ".join(f"{_line(reason)} {count:,}" for reason, count in total.turns.most_common() if reason != KEPT)
+    yield ""
+    yield (
+        f"The {total.conversations:,} conversations have {total.turns.total():,} turns: {kept:,} kept"
+        f"{f', {total.turns.total() - kept:,} not ({lost})' if lost else ''}."
+    )
 
 
 def _before(annotations: Annotations) -> Iterator[str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED, Check
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, TURN_FAILED, UNSCORED, Check
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.selection.histograms import Curve, Histogram, Mean, histogram_of
 from polite_flamingo.world import mostly_foreign
@@ -27,6 +27,10 @@ REWARD_STEP = 0.1
 REWARDS = ("reward_raw", "reward", "reward_raw_kept", "reward_kept")
 """The mean rewards of a dataset: of annotations and of rewritten texts, each of all samples and of the kept ones."""
 
+KEPT = "kept"
+WITH_CONVERSATION = "with_conversation"
+"""The reason of a turn that passes, in a conversation that is rejected or cut before it."""
+
 UNKNOWN = "(unknown)"
 """The dataset of rows without a readable key."""
 
@@ -35,7 +39,8 @@ UNKNOWN = "(unknown)"
 class DatasetCounts:
     """Counts of one dataset: `rows == kept + rejected + quarantined`.
 
-    `foreign` counts the kept and rejected samples with words that the models never saw (`world.py`).
+    `foreign` counts the kept and rejected samples with words that the models never saw (`world.py`). `conversations`
+    counts those of several turns, and `turns` their turns: `KEPT`, or why not.
     """
 
     tasks: Counter[str] = field(default_factory=Counter)
@@ -44,6 +49,8 @@ class DatasetCounts:
     quarantined: Counter[str] = field(default_factory=Counter)
     paragraphs_removed: int = 0
     foreign: int = 0
+    conversations: int = 0
+    turns: Counter[str] = field(default_factory=Counter)
     reward_raw: Mean = field(default_factory=Mean)
     reward: Mean = field(default_factory=Mean)
     reward_raw_kept: Mean = field(default_factory=Mean)
@@ -62,6 +69,8 @@ class DatasetCounts:
         self.quarantined.update(other.quarantined)
         self.paragraphs_removed += other.paragraphs_removed
         self.foreign += other.foreign
+        self.conversations += other.conversations
+        self.turns.update(other.turns)
         for name in REWARDS:
             getattr(self, name).merge(getattr(other, name))
 
@@ -185,9 +194,9 @@ def rejections(counts: DatasetCounts) -> Iterator[tuple[str, int]]:
 
 
 def stage_of(reason: str) -> str:
-    """Return the stage at which a reason rejects: duplicates, rules, sts, clipscore, nli or unscored."""
-    stages = {"duplicate_key": "duplicates", UNSCORED: UNSCORED, **{check.reason: check.filter for check in CHECKS}}
-    return stages[reason]
+    """Return the stage at which a reason rejects: a filter, "duplicates", `UNSCORED` or `TURN_FAILED`."""
+    stages = {check.reason: check.filter for check in CHECKS}
+    return {**stages, "duplicate_key": "duplicates", UNSCORED: UNSCORED, TURN_FAILED: TURN_FAILED}[reason]
 
 
 def dataset_of(row: Quarantined) -> str:
@@ -216,5 +225,5 @@ def _plain(value: Any) -> Any:
 
 
 def _dataset(record: Mapping[str, Any]) -> DatasetCounts:
-    counters = {name: Counter(record[name]) for name in ("tasks", "rejected", "quarantined")}
+    counters = {name: Counter(record[name]) for name in ("tasks", "rejected", "quarantined", "turns")}
     return DatasetCounts(**{**record, **counters, **{name: Mean(**record[name]) for name in REWARDS}})

@@ -44,7 +44,7 @@ def test_each_task_gets_the_scores_of_its_filters_and_no_others(scorer: Scorer) 
         "vqa": {"nli"},
         "vqa_rationale": {"nli"},
         "text": set(),
-        "dialogue": set(),
+        "dialogue": {"nli"},
     }
     samples = [sample(task, number) for number, task in enumerate(TASKS)]
     for one, scores in zip(samples, scorer.score(samples), strict=True):

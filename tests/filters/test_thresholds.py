@@ -135,5 +135,5 @@ def test_the_margin_is_positive_exactly_when_contradiction_is_not_the_first_maxi
 
 
 def test_every_reason_a_check_gives_is_a_known_rejection() -> None:
-    assert {check.reason for check in CHECKS} | {"unscored", "duplicate_key"} == set(REJECTIONS)
+    assert {check.reason for check in CHECKS} | {"unscored", "duplicate_key", "turn_failed"} == set(REJECTIONS)
     assert {check.name for check in CHECKS} <= set(Thresholds.__dataclass_fields__)

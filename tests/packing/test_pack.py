@@ -16,7 +16,7 @@ from polite_flamingo.flamingo.model.tokenization import TransformersTokenizer
 from polite_flamingo.packing.chat_turns import ResponseChoice, exchanges
 from polite_flamingo.packing.pack import Packed, PackedRow, PackingConfig, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
-from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
 TOKENIZER = TransformersTokenizer(str(hub.resolve("zoo:flamingo")))
 WORDS = ["a", "red", "circle", "is", "left", "of", "the", "blue", "square", "two", "\n", "?", "Ünïcödé", "東"]
@@ -365,11 +365,26 @@ def test_each_sample_may_be_read_in_its_own_way():
 @pytest.mark.parametrize("choice", [ResponseChoice(response="rewritten"), ResponseChoice(protocol="rewriting")])
 def test_what_was_not_rewritten_cannot_be_learned_from_its_rewritten_text(choice):
     turn = Turn(instruction="a", response="b")
-    dialogue = Sample(key="made/train/d", dataset="made", task="dialogue", turns=(turn, turn), rewritten="c")
+    dialogue = Sample(key="made/train/d", dataset="made", task="dialogue", turns=(turn, turn))
     bad = [one(0), one(1, rewritten=" "), dialogue, one(2, rewritten="so\ud800"), one(3, rewritten="so" * 60_000)]
     made = packed(bad, PackingConfig(), choice=choice)
-    reasons = ["bad_field", "empty_response", "unsupported", "bad_field", "text_too_long"]
+    reasons = ["bad_field", "empty_response", "bad_field", "bad_field", "text_too_long"]
     assert [skipped.reason for skipped in made.skipped] == reasons
+
+
+def test_a_conversation_is_learned_from_its_polite_texts_turn_by_turn():
+    turns = (
+        Turn(instruction="a", response="raw", rewritten="The first."),
+        Turn(instruction="b", response="context", learned=False),
+        Turn(instruction="c", response="raw", rewritten="The third."),
+    )
+    dialogue = Sample(key="made/train/d", dataset="made", task="dialogue", turns=turns)
+    found = exchanges(dialogue, ResponseChoice(response="rewritten"))
+    assert [(one.target, one.learned) for one in found] == [
+        ("The first.", True), ("context", False), ("The third.", True),
+    ]  # fmt: skip
+    with pytest.raises(BadSample, match="3 turns; a rewriter learns single ones"):
+        exchanges(dialogue, ResponseChoice(protocol="rewriting"))
 
 
 def test_nothing_gives_nothing():

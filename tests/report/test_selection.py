@@ -14,7 +14,7 @@ from polite_flamingo.report.gallery import MAX_SIDE, collect_gallery, readable, 
 from polite_flamingo.report.selection import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
 from polite_flamingo.selection.select_shard import select_shard
-from polite_flamingo.selection.statistics import REJECTIONS, Statistics, stage_of
+from polite_flamingo.selection.statistics import REJECTIONS, WITH_CONVERSATION, Statistics, stage_of
 from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import RunInfo
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
@@ -72,7 +72,7 @@ def test_both_images_of_a_change_are_shown(text: str) -> None:
 
 
 def test_every_reason_stage_check_and_task_has_a_name_for_people() -> None:
-    assert set(REASON_NAMES) == set(REJECTIONS)
+    assert set(REASON_NAMES) == {*REJECTIONS, WITH_CONVERSATION}
     assert {stage_of(reason) for reason in REJECTIONS} == set(STAGE_NAMES)
     assert set(CHECK_NAMES) == {check.name for check in CHECKS} and set(TASK_NAMES) == set(TASKS)
 

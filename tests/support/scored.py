@@ -65,6 +65,18 @@ def scored(key: str, task: str = "vqa", rewritten: str = "The circle that you se
     )
 
 
+def conversation(key: str, *turns: Turn, images: int = 1) -> Sample:
+    """Return a conversation about some pictures; `said` makes its turns."""
+    pictures = tuple(Image(extension="png", data=draw("red", SHAPES[i])) for i in range(images))
+    return Sample(key=key, dataset=key.split("/")[0], task="dialogue", turns=turns, images=pictures)
+
+
+def said(instruction: str = "And its colour?", **scores: Any) -> Turn:
+    """Return a turn that every filter keeps, unless `scores` say otherwise."""
+    found = {**GOOD, "nli": [-3.0, 4.0, 0.1], **scores}
+    return Turn(instruction=instruction, response="red", rewritten="The circle that you see is red.", scores=found)
+
+
 def world(rows: int, *, seed: int = 0) -> list[Sample]:
     """Return a plausible run over six datasets: most rewrites are good, and some fail each filter."""
     return [_made_up(number, random.Random(f"{seed}/{number}")) for number in range(rows)]
