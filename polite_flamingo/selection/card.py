@@ -157,12 +157,9 @@ def _turns(total: DatasetCounts) -> Iterator[str]:
     if not total.conversations:
         return
     kept = total.turns[KEPT]
-    lost = ", ".join(f"{_line(reason)} {count:,}" for reason, count in total.turns.most_common() if reason != KEPT)
+    lost = [f"{count:,} {_line(reason)}" for reason, count in total.turns.most_common() if reason != KEPT]
     yield ""
-    yield (
-        f"The {total.conversations:,} conversations have {total.turns.total():,} turns: {kept:,} kept"
-        f"{f', {total.turns.total() - kept:,} not ({lost})' if lost else ''}."
-    )
+    yield f"Turns of conversations: {total.turns.total():,} = {' + '.join([f'{kept:,} kept', *lost])}."
 
 
 def _before(annotations: Annotations) -> Iterator[str]:

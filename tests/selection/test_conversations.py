@@ -103,9 +103,11 @@ def test_the_page_and_the_card_show_turns() -> None:
     assert {one.key for group in gallery for one in group.cards} == {f"llava/train/7/turn{n}" for n in range(4)}
     run = RunInfo(title="Talks", command="build", started="2026-11-30T00:00:00+00:00", seconds={}, config_hash="x")
     page = render(statistics, Thresholds(), run, gallery)
-    assert "1 conversations have 4 turns" in " ".join(page.split()) and "2 turns of conversations" in page
+    assert (
+        "4 turns = 2 kept + 2 contradicts the answer." in " ".join(page.split()) and "2 turns of conversations" in page
+    )
     text = card(statistics, Thresholds(), run)
-    assert "The 1 conversations have 4 turns: 2 kept, 2 not (nli\\_contradiction 2)." in text
+    assert "Turns of conversations: 4 = 2 kept + 2 nli\\_contradiction." in text
 
 
 def test_exports_hold_the_whole_conversation() -> None:
