@@ -17,7 +17,7 @@ def parts_of(sample: Sample) -> dict[int, Sample]:
     """Return number of a turn -> the turn as a single-turn sample, in order.
 
     The parts of a conversation are called KEY/turn0, KEY/turn1 …; each has the images that the conversation has shown
-    so far, because later turns ask about the same image without a mark of their own.
+    so far, because later turns ask about the same image without a mark of their own, and the scores of the whole.
     """
     if len(sample.turns) == 1:
         return {0: sample}
@@ -32,7 +32,7 @@ def parts_of(sample: Sample) -> dict[int, Sample]:
                 turns=(replace(turn, instruction=IMAGE_MARK * before + turn.instruction, rewritten=None, scores={}),),
                 images=sample.images[:shown],
                 rewritten=turn.rewritten,
-                scores=turn.scores,
+                scores={**sample.scores, **turn.scores},
             )
     return parts
 

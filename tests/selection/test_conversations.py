@@ -77,6 +77,11 @@ def test_a_turn_without_a_text_is_dropped_with_its_reason() -> None:
     assert [step.stage for step in funnel(selection.statistics) if step.removed] == ["turn_failed"]
 
 
+def test_a_score_of_the_whole_conversation_holds_for_each_turn() -> None:
+    again = replace(MIXED, scores={"near_text": 0.9})
+    assert select(again).kept and select(again, near_text=0.8).records[0]["reason"] == "near_duplicate"
+
+
 def test_an_answer_that_was_polite_already_may_stay_unchanged() -> None:
     same = {"same_text": True, "rouge_l": 1.0}
     polite, terse = said("<image>A?", reward_raw=1.0, **same), said("B?", reward_raw=-2.0, **same)
