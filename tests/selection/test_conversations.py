@@ -78,7 +78,7 @@ def test_a_turn_without_a_text_is_dropped_with_its_reason() -> None:
 
 
 def test_a_score_of_the_whole_conversation_holds_for_each_turn() -> None:
-    again = replace(MIXED, scores={"near_text": 0.9})
+    again = replace(talk(said("<image>What is it?"), said()), scores={"near_text": 0.9})
     assert select(again).kept and select(again, near_text=0.8).records[0]["reason"] == "near_duplicate"
 
 
