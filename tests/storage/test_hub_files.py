@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
+import webdataset
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image as Pillow
 
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Sample, Turn
@@ -60,6 +65,47 @@ def test_annotations_on_a_hub_are_read(hub: Path, tmp_path: Path) -> None:
     (hub / "t.csv").write_text("question,answer\na?,yes\nb?,no\n")
     options = SourceOptions(annotations=(source_path(f"{DATA}/t.csv"),))
     assert ingest(IngestConfig(source="table", options=options, out=tmp_path / "out")).written == 2
+
+
+def test_conversations_about_pictures_on_a_hub_are_read_as_on_a_disk(hub: Path, tmp_path: Path) -> None:
+    """Parquet, a saved dataset, a trainer's folder, JSON and pictures, tars: the shards are the same bytes."""
+    data = io.BytesIO()
+    Pillow.new("RGB", (40, 30), "red").save(data, "PNG")
+    string, picture = datasets.Value("string"), datasets.Image()
+    features = {"images": datasets.List(picture), "texts": datasets.List({"user": string, "assistant": string})}
+    rows = [
+        {"images": [{"bytes": data.getvalue(), "path": None}] * (n % 3), "texts": [{"user": f"{n}?", "assistant": "."}]}
+        for n in range(9)
+    ]
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    for name in ("cauldron/ai2d", "chats/images", "trainer"):
+        (hub / name).mkdir(parents=True)
+    made.to_parquet(hub / "cauldron/ai2d/train-00000-of-00001.parquet", batch_size=2)
+    made.save_to_disk(hub / "saved")
+    chats = [{"messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "."}],
+              "images": ["images/a.png"]}]  # fmt: skip
+    for name in ("chats/chats.json", "trainer/t.json"):
+        (hub / name).write_text(json.dumps(chats))
+    (hub / "chats/images/a.png").write_bytes(data.getvalue())
+    (hub / "trainer/dataset_info.json").write_text(json.dumps({"t": {"file_name": "t.json", "formatting": "sharegpt",
+        "columns": {"messages": "messages"}, "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+        "assistant_tag": "assistant"}}}))  # fmt: skip
+    (hub / "tars").mkdir()
+    with webdataset.TarWriter(str(hub / "tars/00000.tar")) as tar:
+        tar.write({"__key__": "0", "png": data.getvalue(), "txt": "a caption", "json": {"caption": "a caption"}})
+    forms = [
+        ("cauldron", "cauldron", None), ("llava", "saved", None), ("ms_swift", "chats/chats.json", "chats"),
+        ("llama_factory", "trainer", "chats"), ("webdataset", "tars", None),
+    ]  # fmt: skip
+    for number, (source, files, images) in enumerate(forms):
+        shards = []
+        for root, path in (("disk", lambda name: hub / name), ("hub", lambda name: source_path(f"{DATA}/{name}"))):
+            options = SourceOptions(annotations=(path(files),), images=path(images) if images else None)
+            out = tmp_path / f"{number}-{root}"
+            result = ingest(IngestConfig(source=source, options=options, out=out))
+            assert result.written == (9 if source in ("cauldron", "llava") else 1), (source, result)
+            shards.append([file.read_bytes() for file in sorted(out.glob("*.tar"))])
+        assert shards[0] == shards[1], source
 
 
 def test_writing_to_a_hub_is_refused_in_one_line(hub: Path) -> None:

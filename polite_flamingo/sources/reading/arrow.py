@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,10 @@ def _one_line(error: Exception) -> str:
 
 
 class ColumnCells:
-    """The cells of a column by row number. Reading forward is cheap; reading backward restarts the part."""
+    """The cells of a column by row number. Reading forward is cheap; reading far backward restarts the part.
+
+    Threads ask for rows a little out of order, so the batch before the last one is kept as well.
+    """
 
     def __init__(self, path: Path, kind: str, column: str):
         self._table = open_arrow(path, kind)
@@ -222,20 +226,26 @@ class ColumnCells:
         self._starts = [0, *itertools.accumulate(self._table.groups)]
         self._batches: Iterator[Any] = iter(())
         self._group = -1
-        self._values: Any = ()
-        self._first = 0
+        self._next = 0  # the row after those that are read
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=2)  # first row and cells of batches
         self._lock = threading.Lock()
 
     def __getitem__(self, row: int) -> Any:
         with self._lock:
             if not 0 <= row < self._starts[-1]:
                 raise IndexError(row)
-            group = next(number for number, start in enumerate(self._starts[1:]) if row < start)
-            if group != self._group or row < self._first:
-                self._group, self._first, self._values = group, self._starts[group], ()
-                self._batches = self._table.batches(group, [self._column], _BATCH)
-            while row >= self._first + len(self._values):
-                values = next(self._batches).column(0)  # if this raises, the rows before it stay readable
-                self._first += len(self._values)
-                self._values = values
-            return self._values[row - self._first].as_py()
+            while True:
+                for first, cells in self._kept:
+                    if first <= row < first + len(cells):
+                        return cells[row - first].as_py()
+                self._read_on(row)
+
+    def _read_on(self, row: int) -> None:
+        """Read the next batch, from the start of the row's part if reading is not yet there or already beyond it."""
+        group = next(number for number, start in enumerate(self._starts[1:]) if row < start)
+        if group != self._group or row < self._next:
+            self._group, self._next = group, self._starts[group]
+            self._batches = self._table.batches(group, [self._column], _BATCH)
+        cells = next(self._batches).column(0)  # if this raises, the rows before it stay readable
+        self._kept.append((self._next, cells))
+        self._next += len(cells)

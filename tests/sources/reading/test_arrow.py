@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.sources.reading.arrow import ColumnCells
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import Record, SourceOptions, keyed_records, make_sample
@@ -231,3 +235,22 @@ def test_damaged_files_are_named(raw: Raw) -> None:
     (raw.root / "a.parquet.gz").write_bytes(gzip.compress(buffer.getvalue()))
     with pytest.raises(SourceError, match="a gzip file of Parquet or Arrow: unpack it first"):
         read(raw.root / "a.parquet.gz", {"instruction": "question", "response": "answer"})
+
+
+def test_threads_that_ask_a_little_out_of_order_cost_no_second_reading(raw: Raw) -> None:
+    """On a hub, each time that a part is read again is traffic."""
+    path = raw.root / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": [str(row).encode() for row in range(1000)]}), path)
+    cells, read = ColumnCells(path, "Parquet", "image"), []
+
+    def batches(group: int, names: list[str], size: int) -> Iterator[Any]:
+        for batch in table.batches(group, names, size):
+            read.append(batch.num_rows)
+            yield batch
+
+    table = cells._table
+    cells._table = dataclasses.replace(table, batches=batches)
+    order = sorted(range(1000), key=lambda row: row + 30 * (row % 3))
+    assert order != sorted(order) and [cells[row] for row in order] == [str(row).encode() for row in order]
+    assert sum(read) == 1000
+    assert (cells[5], cells[999]) == (b"5", b"999")
