@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "ingest": ("ray_jobs.ingest", "raw annotations and images -> shards"),
         "build": ("ray_jobs.build_pf1m", "shards -> polite responses, scored, filtered and explained in a report"),
         "select": ("ray_jobs.select", "apply other thresholds to a finished build, in seconds"),
+        "export": ("ray_jobs.export", "kept samples -> the format of a trainer or a hub"),
         "replay": ("ray_jobs.replay", "run the quarantined rows of a build again"),
     },
     "train and evaluate": {

@@ -75,7 +75,7 @@ def run(
     try:
         config = parse(name, description, config_class, [*defaults(arguments), *arguments])
         refuse_relative_data(config)
-        if out := getattr(config, "out", None):
+        if (out := getattr(config, "out", None)) and not hasattr(config, "to"):  # which says where the output is
             print(f"{name}: output in {location(out).absolute()}", flush=True)
         return job(config) or 0
     except ModuleNotFoundError as error:

@@ -37,7 +37,7 @@ def refuse_relative_data(config: Any) -> None:
 
 def with_paths(config: Any, change: Callable[[str, str], str]) -> Any:
     """Return a job's config with `change(path, option)` for each path of its input, output, model and mixture."""
-    given = {name: getattr(config, name, None) for name in ("input", "out", "init")}
+    given = {name: getattr(config, name, None) for name in ("input", "out", "init", "to")}
     paths: dict[str, Any] = {
         name: change(path, f"--{name}") for name, path in given.items() if path or (path == "" and name != "init")
     }

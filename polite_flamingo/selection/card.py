@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from polite_flamingo.filters.thresholds import CHECKS, KEEP_TURNS, REJECTIONS, Thresholds, not_compared
 from polite_flamingo.formatting import fixed, table
@@ -12,7 +13,7 @@ from polite_flamingo.selection.statistics import KEPT, UNKNOWN, DatasetCounts, S
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
 
-DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: parquet/*.parquet")
+DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split: train")
 """Tells `load_dataset` which files to load. It would otherwise guess, and load scored and quarantined rows too."""
 
 FILES = """\
@@ -60,7 +61,24 @@ folder is under Apache-2.0, which does not cover the data.
 """
 
 
-def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotations: Annotations = NOTHING) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a card says of its folder: files for `load_dataset`, a table of all files, how to load them, a remark."""
+
+    data_files: str = "parquet/*.parquet"
+    files: str = FILES
+    loading: str = LOADING
+    remark: str = ""
+
+
+OUTPUT = Contents()
+"""An output folder."""
+
+
+def card(
+    statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotations: Annotations = NOTHING,
+    contents: Contents = OUTPUT,
+) -> str:  # fmt: skip
     """Return the card as Markdown; its front matter is for dataset hubs.
 
     Args:
@@ -68,6 +86,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         thresholds: the selection's thresholds.
         run: the run that made the samples.
         annotations: counts of annotation records before the build, if known.
+        contents: what is in the folder.
     """
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 3, "every threshold is in the table"
     total = statistics.total()
@@ -85,7 +104,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "task_categories: [image-to-text, visual-question-answering]",
         "language: [en]",
         f"size_categories: [{_size(total.kept)}]",
-        *(DATA_FILES if total.kept else []),
+        *([*DATA_FILES, f"    path: {contents.data_files}"] if total.kept and contents.data_files else []),
         "---",
         f"# {_line(run.title)}",
         "",
@@ -94,6 +113,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         f"Mean reward: annotations {fixed(total.reward_raw.value)}, kept texts {fixed(total.reward_kept.value)}.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
+        *([f"{contents.remark}\n"] if contents.remark else []),
         *(f"**{_line(line)}**\n" for line in (warning, not_compared(total.tasks)) if line),
         "## Counts",
         "",
@@ -119,8 +139,8 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         "## Files",
         "",
-        FILES,
-        *(["## Loading", "", LOADING] if total.kept else []),
+        contents.files,
+        *(["## Loading", "", contents.loading] if total.kept else []),
         "## Licence",
         "",
         LICENCE,

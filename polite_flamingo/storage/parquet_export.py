@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from polite_flamingo.conversations import polite_text, polite_turns
 from polite_flamingo.images.digest import file_name
-from polite_flamingo.sample import Sample
+from polite_flamingo.sample import Sample, unmarked
 from polite_flamingo.storage.export_record import FREE, free_text
 from polite_flamingo.storage.location import Location
 
@@ -102,7 +102,7 @@ def row_of(sample: Sample) -> dict[str, Any]:
         "messages": [
             {"role": role, "content": text}
             for turn in turns
-            for role, text in (("user", turn.instruction), ("assistant", polite_text(turn)))
+            for role, text in (("user", turn.instruction), ("assistant", unmarked(polite_text(turn))))
         ],
         "images": images_of(sample),
         **{name: sample.scores.get(name) for name in _NUMBERS},

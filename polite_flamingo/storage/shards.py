@@ -27,7 +27,7 @@ import stat
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
 from polite_flamingo.storage.export_record import FREE, is_uniform, plain_record, uniform_record
@@ -107,9 +107,15 @@ def write_shard(path: Path | str | Location, samples: Iterable[Sample], *, unifo
     """
     with replacing(path) as target:
         file = _Hashing(target)
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
-            _add_samples(tar, samples, str(path), uniform=uniform)
+        with opened_tar(file) as tar:
+            add_samples(tar, samples, str(path), uniform=uniform)
         return file.tell(), file.sha256.hexdigest()
+
+
+def opened_tar(file: Any) -> tarfile.TarFile:
+    """Open a file to write a tar to, front to back."""
+    hashing = file if isinstance(file, _Hashing) else _Hashing(file)  # which knows its place in any file
+    return tarfile.open(fileobj=hashing, mode="w", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload,no-any-return]
 
 
 class _Hashing:
@@ -127,7 +133,8 @@ class _Hashing:
         return self._size
 
 
-def _add_samples(tar: tarfile.TarFile, samples: Iterable[Sample], path: str, *, uniform: bool) -> None:
+def add_samples(tar: tarfile.TarFile, samples: Iterable[Sample], path: str, *, uniform: bool) -> None:
+    """Write samples to a tar; see `write_shard`. Args: path: for messages."""
     names: set[str] = set()
     for sample in samples:
         sample.validate()

@@ -89,8 +89,8 @@ def _not_usable(address: str, kind: str, option: str) -> str:
         return f"{kind}: is not supported, only paths, {known} and {hub_files.SCHEME}: {remedy}"
     if option in ONLY_LOCAL:
         return f"{option} takes a path on this machine: copy it there; --input and --out take addresses"
-    if option == "--out" and kind == "hf":
-        return f"hf:// is only read: give a folder or an address ({known}), and upload it afterwards"
+    if option in ("--out", "--to") and kind == "hf":
+        return f"hf:// is only read: give a folder or an address ({known}), and then polite-flamingo push"
     if not address.partition("://")[2].strip("/"):
         return "the address names no bucket"
     bucket, *parts = address.partition("://")[2].rstrip("/").split("/")
