@@ -62,6 +62,18 @@ def test_a_threshold_moves_and_the_what_if_curve_foretells_it(layout: OutputLayo
     assert "picture seen before" in layout.report.read_text()
 
 
+def test_a_conversation_is_a_near_duplicate_as_a_whole(layout: OutputLayout) -> None:
+    first = asked(5, QUESTION)
+    turns = tuple(
+        dataclasses.replace(first.turns[0], instruction=text, rewritten=first.rewritten, scores=first.scores)
+        for text in (f"<image>{QUESTION}", "Is there anything else that you can tell me about it?")
+    )
+    talks = [dataclasses.replace(first, key=f"d/t/talk{n}", turns=turns, rewritten=None, scores={}) for n in range(2)]
+    commit(layout, "s2", talks, signed=True)
+    assert counts(layout) == {"kept": 7}
+    assert counts(layout, near_text=0.9) == {"kept": 6, "near_duplicate": 1}
+
+
 def test_shards_of_earlier_versions_are_signed_once_a_threshold_needs_it(
     layout: OutputLayout, capsys: pytest.CaptureFixture[str]
 ) -> None:
