@@ -361,7 +361,8 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
         return []
     with undamaged(file, "restore it, or run the build again"):
         found = read_yaml(file)["thresholds"]
-        return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
+        plain = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+        return [f"--thresholds.{name}={value}" for name, value in plain.items()]
 
 
 main = partial(console.run, "select", __doc__, SelectConfig, job, defaults=thresholds_of_build)

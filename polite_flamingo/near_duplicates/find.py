@@ -80,19 +80,13 @@ def _scores(equal_bytes: int, equal_bits: int) -> dict[str, float]:
 
 
 def with_scores(samples: Sequence[Sample], scores: Scores) -> Sequence[Sample]:
-    """Return the samples of a shard with what `NearDuplicates.of` says of them; all turns of a conversation get it."""
+    """Return the samples of a shard with what `NearDuplicates.of` says of them."""
     if not scores:
         return samples
-    return [_with_scores(sample, found) for sample, found in zip(samples, scores, strict=True)]
-
-
-def _with_scores(sample: Sample, found: Mapping[str, float]) -> Sample:
-    if len(sample.turns) == 1:
-        return dataclasses.replace(sample, scores={**sample.scores, **found})
-    turns = (
-        dataclasses.replace(turn, scores={**turn.scores, **found}) if turn.scores else turn for turn in sample.turns
-    )
-    return dataclasses.replace(sample, turns=tuple(turns))
+    return [
+        dataclasses.replace(sample, scores={**sample.scores, **found})
+        for sample, found in zip(samples, scores, strict=True)
+    ]
 
 
 def find(shards: Sequence[tuple[str, Location | None, int]], *, scratch: Path, made_by: str = "") -> NearDuplicates:
