@@ -43,6 +43,9 @@ EXTENSIONS = (
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
+_PNG_EXIF = (b"eXIf", b"Raw profile type ", b"XML:com.adobe.xmp")
+"""What a PNG with EXIF or XMP has in it."""
+
 _SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 330, 50706
 _VARIANT = re.compile(r"unsupported|not supported|unknown (?:pixel mode|data organization)|cannot handle", re.I)
 _TRANSPOSE_OF = {
@@ -109,9 +112,13 @@ def is_plain(data: bytes) -> bool:
     except BadSample as bad:
         _open(_bare(data, bad))
         return False
+    if opened.format == "PNG" and not any(mark in data for mark in _PNG_EXIF):
+        upright = True  # Pillow would decode all pixels to look for EXIF behind them
+    else:
+        upright = _orientation(opened) == 1
     still = opened.format == "MPO" or not getattr(opened, "is_animated", False)  # readers show an MPO's first picture
     opaque = opened.mode in ("1", "L", "P", "RGB") and not opened.has_transparency_data
-    return still and opaque and _orientation(opened) == 1
+    return still and opaque and upright
 
 
 def apply_exif_orientation(image: Pillow.Image, orientation: int) -> Pillow.Image:

@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 
 from polite_flamingo.endpoints.pictures import content, data_url
 from polite_flamingo.images import decoding
@@ -36,6 +37,13 @@ def turned(orientation: int = 6) -> Pillow.Exif:
     return exif
 
 
+def turned_by_xmp() -> Image:
+    """A PNG whose orientation stands only in its XMP."""
+    more = PngInfo()
+    more.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>')
+    return encoded(MARKED, "PNG", pnginfo=more)
+
+
 def sent(image: Image, max_side: int | None = None) -> tuple[str, bytes]:
     kind, _, data = data_url(image, max_side).partition(";base64,")
     return kind.removeprefix("data:image/"), base64.b64decode(data)
@@ -56,6 +64,7 @@ UNCHANGED = {
 ENCODED_AGAIN = {
     "turned jpeg": ("jpeg", lambda: encoded(MARKED, "JPEG", exif=turned())),
     "turned png": ("png", lambda: encoded(MARKED, "PNG", exif=turned())),
+    "png turned by XMP": ("png", turned_by_xmp),
     "turned webp": ("jpeg", lambda: encoded(MARKED, "WEBP", exif=turned())),
     "turned mpo": ("jpeg", lambda: encoded(MARKED, "MPO", save_all=True, append_images=[MARKED], exif=turned())),
     "cmyk jpeg": ("jpeg", lambda: encoded(MARKED.convert("CMYK"), "JPEG")),

@@ -123,9 +123,11 @@ FIELDS: tuple[Field, ...] = (
     Field(kind="kept", says="a rating; which values are good is unknown", names=(
         "score", "scores", "rating", "ratings", "quality", "quality_score", "reward", "rewards", "rank", "ranking",
         "helpfulness", "toxicity", "confidence", "difficulty", "chosen_score", "rejected_score", "score_chosen",
-        "score_rejected", "relevance_ratings", "relevance_min", "formatting_ratings", "formatting_min",
-        "visual_dependency_ratings", "visual_dependency_min", "image_correspondence_ratings",
-        "image_correspondence_min", "margin",
+        "score_rejected", "margin",
+    )),
+    Field(kind="kept", says="FineVision's rating of each turn, 1 to 5, or the least of them", names=(
+        "relevance_ratings", "relevance_min", "formatting_ratings", "formatting_min", "visual_dependency_ratings",
+        "visual_dependency_min", "image_correspondence_ratings", "image_correspondence_min",
     )),
     Field(kind="kept", says="thoughts before the answer; they are not taught", names=(
         "reasoning_content", "reasoning", "reasoning_details", "thinking", "thought", "thoughts", "think", "cot",
