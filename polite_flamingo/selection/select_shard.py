@@ -157,14 +157,15 @@ def _kept_turns(sample: Sample, judged: list[_Judged]) -> Sample:
     """Return a sample with the turns that are kept, and those that are only context.
 
     The images of a turn that goes move to the next one, which may ask about them; those of the last turns go too. After
-    the last kept turn there is no context.
+    the last kept turn there is no context. If turns go, `provenance["turns"]` has the numbers of those that stay: lists
+    in `meta` may hold a value per turn (`relevance_ratings`). A turn that is left alone is a single-turn sample.
     """
     if len(sample.turns) == 1:
         assert judged[0].kept is not None
         return judged[0].kept
     result_of = {turn.number: turn for turn in judged}
     last = max(turn.number for turn in judged if turn.keep)
-    turns: list[Turn] = []
+    turns: dict[int, Turn] = {}
     waiting = 0
     for number, turn in enumerate(sample.turns):
         result = result_of.get(number)
@@ -173,10 +174,17 @@ def _kept_turns(sample: Sample, judged: list[_Judged]) -> Sample:
             continue
         if result is not None and result.kept is not None:
             turn = dataclasses.replace(turn, rewritten=result.kept.rewritten, scores=result.kept.scores)
-        turns.append(dataclasses.replace(turn, instruction=IMAGE_MARK * waiting + turn.instruction))
+        turns[number] = dataclasses.replace(turn, instruction=IMAGE_MARK * waiting + turn.instruction)
         waiting = 0
     images = sample.images[: len(sample.images) - waiting]
-    return dataclasses.replace(sample, turns=tuple(turns), images=images)
+    kept = dataclasses.replace(sample, turns=tuple(turns.values()), images=images)
+    if len(turns) < len(sample.turns):
+        kept = dataclasses.replace(kept, provenance={**sample.provenance, "turns": list(turns)})
+    if len(turns) == 1:
+        alone, scores = kept.turns[0], {**sample.scores, **kept.turns[0].scores}
+        single = dataclasses.replace(alone, rewritten=None, scores={})
+        kept = dataclasses.replace(kept, turns=(single,), rewritten=alone.rewritten, scores=scores)
+    return kept
 
 
 def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from polite_flamingo.conversations import polite_turns
 from polite_flamingo.filters.thresholds import KeepTurns, Thresholds
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.selection import funnel, render
@@ -14,6 +15,7 @@ from polite_flamingo.sample import Sample, Turn
 from polite_flamingo.selection.card import card
 from polite_flamingo.selection.select_shard import Selection, select_shard
 from polite_flamingo.storage.duplicates import digest
+from polite_flamingo.storage.export_record import uniform_record
 from polite_flamingo.storage.json_exports import llava_record, records_of
 from polite_flamingo.storage.run_info import RunInfo
 from tests.support.scored import conversation, said, scored
@@ -65,6 +67,19 @@ def test_the_images_of_a_dropped_turn_go_on_to_the_next_and_those_of_the_last_go
     context_last = talk(said("<image>A?"), CONTEXT, images=2)
     [kept] = select(context_last).kept
     assert len(kept.turns) == 1 and kept.images == context_last.images[:1]
+
+
+def test_the_turns_that_stay_are_numbered_and_one_alone_is_a_sample_of_one_turn() -> None:
+    [kept] = select(MIXED).kept
+    assert kept.provenance["turns"] == [1, 3]
+    assert "turns" not in select(talk(said("<image>A?"), said("B?"))).kept[0].provenance
+    [alone] = select(talk(said("<image>A?", **WRONG), said("B?"))).kept
+    assert alone.provenance["turns"] == [1] and [turn.instruction for turn in alone.turns] == ["<image>B?"]
+    expected = said("B?")
+    assert (alone.rewritten, alone.turns[0].rewritten) == (expected.rewritten, None)
+    assert expected.scores.items() <= alone.scores.items() and polite_turns(alone)[0].rewritten == expected.rewritten
+    assert uniform_record(alone)["rewritten"] == expected.rewritten
+    assert llava_record(alone, ["a.png"])["conversations"][1]["value"] == expected.rewritten
 
 
 def test_a_turn_without_a_text_is_dropped_with_its_reason() -> None:

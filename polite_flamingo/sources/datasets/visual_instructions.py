@@ -9,8 +9,8 @@
     ms_swift         {messages: [{role, content}], images: […]}, or {query, response, history, images}
 
 The Cauldron and FineVision mark no places of images: all are shown before the first question. FineVision's ratings are
-kept in `meta` as they are named (`relevance_ratings[n]` is that of turn n), so every export has them. A row of a
-text-only set has no image.
+kept in `meta` as they are named, so every export has them: `relevance_ratings[n]` is that of turn n of the source, and
+`provenance["turns"]` says which turns a selection has kept. A row of a text-only set has no image.
 """
 
 from __future__ import annotations
