@@ -21,6 +21,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "build": ("ray_jobs.build_pf1m", "shards -> polite responses, scored, filtered and explained in a report"),
         "select": ("ray_jobs.select", "apply other thresholds to a finished build, in seconds"),
         "export": ("ray_jobs.export", "kept samples -> the format of a trainer or a hub"),
+        "push": ("ray_jobs.push", "an export, or a build's Parquet -> a dataset repository of a hub"),
         "replay": ("ray_jobs.replay", "run the quarantined rows of a build again"),
     },
     "train and evaluate": {

@@ -24,6 +24,7 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.selection.card import card
 from polite_flamingo.selection.statistics import Statistics
+from polite_flamingo.storage.hub_files import SCHEME
 from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import OutputLayout, undamaged
@@ -70,6 +71,8 @@ class ExportConfig:
     shard_mb: int = 500
 
     def __post_init__(self) -> None:
+        if self.to.startswith(SCHEME):
+            raise ValueError("to: give a folder or an address (s3://, gs://, az://), and then polite-flamingo push")
         if self.shard_mb < 1:
             raise ValueError("shard_mb: must be at least 1")
         if self.pictures == "paths" and self.format != "openai":

@@ -49,7 +49,7 @@ def user_path(given: str | Path, option: str) -> str:
 
     Args:
         given: the user's path, from the command line or a profile.
-        option: the option's name, for the message. `ONLY_LOCAL` take no address, and hf:// is only read.
+        option: the option's name, for the message. `ONLY_LOCAL` take no address, and --out no hf://.
 
     Raises:
         ValueError: it is an address that cannot be used there, is empty, or names a variable that is not set; the
@@ -89,7 +89,7 @@ def _not_usable(address: str, kind: str, option: str) -> str:
         return f"{kind}: is not supported, only paths, {known} and {hub_files.SCHEME}: {remedy}"
     if option in ONLY_LOCAL:
         return f"{option} takes a path on this machine: copy it there; --input and --out take addresses"
-    if option in ("--out", "--to") and kind == "hf":
+    if option == "--out" and kind == "hf":
         return f"hf:// is only read: give a folder or an address ({known}), and then polite-flamingo push"
     if not address.partition("://")[2].strip("/"):
         return "the address names no bucket"
