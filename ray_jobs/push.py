@@ -119,7 +119,8 @@ def _upload(config: PushConfig, folder: Path, patterns: tuple[str, ...]) -> str:
 
     if get_token() is None:
         raise console.CannotStart("no token for the hub: run hf auth login, or set HF_TOKEN to one that may write")
-    of_client = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))  # whichever it uses
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
+    failures += tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))  # of its HTTP client
     (name, branch), api = config.repository, HfApi()
     try:
         api.create_repo(name, repo_type="dataset", private=not config.public, exist_ok=True)
@@ -130,7 +131,7 @@ def _upload(config: PushConfig, folder: Path, patterns: tuple[str, ...]) -> str:
         )  # fmt: skip
     except HfHubHTTPError as error:
         raise console.JobFailed(_refusal(config.to, error)) from None
-    except (OSError, ValueError, RuntimeError, *of_client) as error:
+    except failures as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise console.JobFailed(f"{config.to} cannot be pushed to ({why}); check the network and HF_ENDPOINT") from None
     return str(commit.commit_url)
