@@ -8,6 +8,7 @@ honours the fields that change the meaning. The tables of kinds, names and field
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from types import FunctionType
@@ -29,6 +30,7 @@ from polite_flamingo.sources.records import (
     image_references,
     messages,
     placeholder_table,
+    record_layouts,
 )
 from polite_flamingo.sources.records.file_records import WRAPPERS
 from polite_flamingo.sources.records.image_references import IMAGE_KEYS
@@ -78,6 +80,16 @@ upright as EXIF says, the first frame, transparency on white, 16 bits scaled to 
 From WebDataset, img2dataset or `tar`, with their members in any order: a picture with a `.txt` or a `.json` of the \
 same path, columns as `0.seg.png`, and folders of pictures beside folders of texts. A `.json` may hold a caption \
 ({captions}), an instruction ({instructions}) and its response ({responses}), or a conversation ({conversations}).
+
+## Conversations
+
+`sharegpt`, `llava` and the sources that share its reader take a record's messages in each of these layouts. Pairs and \
+messages may be JSON in a string, or an object of columns, as `datasets` stores `Sequence({{…}})`. Images are named by \
+{image_fields}, or in the parts of a message.
+
+```
+{layouts}
+```
 
 ## Columns of `table`
 
@@ -154,6 +166,8 @@ def as_markdown(sources: Sequence[Source]) -> str:
         instructions=_codes(webdataset.INSTRUCTIONS),
         responses=_codes(webdataset.RESPONSES),
         conversations=_codes(webdataset.CONVERSATIONS),
+        image_fields=_codes(field_meanings.IMAGE_NAMES),
+        layouts="\n".join(re.findall(r"^    (.+)", record_layouts.__doc__ or "", re.MULTILINE)),
         columns=_codes(COLUMNS),
         fields=_table(
             ["fields", "found in", "what becomes of them"],
