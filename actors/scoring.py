@@ -46,5 +46,15 @@ class ScoringActor(RowActor):
         ]
 
 
+class RawScoringActor(ScoringActor):
+    """Scores annotations that were not rewritten: nothing is compared with them."""
+
+    def load(self, config: ScoringConfig) -> Scores:
+        """Load the models that judge a text by itself."""
+        from polite_flamingo.filters.scorer import Scorer
+
+        return Scorer(config, compare=False)
+
+
 def _scored(part: Sample, scores: Mapping[str, Any] | BadSample) -> Sample | BadSample:
     return scores if isinstance(scores, BadSample) else replace(part, scores={**part.scores, **scores})

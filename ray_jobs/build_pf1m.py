@@ -88,7 +88,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         todo = job.left_to_do(shards)
         if todo or not layout.run.exists():
             world = world_of(model["name"] for model in with_files(job.models).values())
-            run = replace(with_ingests(job.run(), shards.values()), world=world)
+            run = replace(with_ingests(job.run(), shards.values()), world=world, rewriter=config.rewriter.kind)
             write_run(layout, run)
         forget_finished(layout.answers, todo)
         if todo:
@@ -166,12 +166,12 @@ def rewrite_and_score(
         (until_selected or until_scored).enter_context(running_ray(config.pools.needs(shards=len(shards))))
         from actors.commit import commit_blocks
         from actors.rewriting import RewriterActor
-        from actors.scoring import ScoringActor
+        from actors.scoring import RawScoringActor, ScoringActor
         from ray_jobs.pipeline import ActorPool, run_shards
 
         rewriters = {role: model for role, model in job.models.items() if role.startswith("rewriter")}
         scorers = {role: model for role, model in job.models.items() if role not in rewriters}
-        pools = config.pools
+        pools, scores = config.pools, RawScoringActor if config.rewriter.kind == "none" else ScoringActor
         through = [
             ActorPool(
                 rewriting_actor or RewriterActor,
@@ -180,7 +180,7 @@ def rewrite_and_score(
                 by_name(rewriters),
                 shards_at_once=shards_at_once(config),
             ),
-            ActorPool(scoring_actor or ScoringActor, config.scoring, pools.scoring, by_name(scorers)),
+            ActorPool(scoring_actor or scores, config.scoring, pools.scoring, by_name(scorers)),
         ]
         commit = partial(
             commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images, near=True

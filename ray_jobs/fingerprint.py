@@ -47,7 +47,8 @@ def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dic
         names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
     elif rewriter.kind == "endpoint":
         named = {"rewriter": {"name": rewriter.endpoint.model, "fingerprint": f"{UNSEEN}{rewriter.endpoint.model}"}}
-    names |= {role: getattr(scoring, role) for role in ("sts", "nli", "clip", "clip_pretrained", "reward")}
+    compared = () if rewriter.kind == "none" else ("sts", "nli")
+    names |= {role: getattr(scoring, role) for role in (*compared, "clip", "clip_pretrained", "reward")}
     return named | fingerprints(names)
 
 

@@ -67,7 +67,8 @@ def print_summary(layout: OutputLayout) -> None:
         )
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
-    for line in filter(None, (stats["another_world"], not_compared(total.tasks))):
+    note = run.note if run is not None else ""
+    for line in filter(None, (stats["another_world"], note or not_compared(total.tasks))):
         print(line)
     if examples := statistics.quarantine.get(commonest(total.quarantined)):
         folder = layout.root / "quarantine"

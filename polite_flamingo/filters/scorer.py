@@ -48,16 +48,22 @@ class ScoringConfig:
 
 
 class Scorer:
-    """Loads the models once. Scores do not depend on which samples share a call."""
+    """Loads the models once. Scores do not depend on which samples share a call.
 
-    def __init__(self, config: ScoringConfig):
+    Args:
+        config: the models.
+        compare: false if the texts are the annotations themselves (`rewriters/none.py`): STS and NLI are not loaded,
+            and `same_text` is None, by which verdicts know that nothing is compared (`thresholds.is_raw`).
+    """
+
+    def __init__(self, config: ScoringConfig, *, compare: bool = True):
         if config.threads:
             import torch
 
             torch.set_num_threads(config.threads)
         where: dict[str, Any] = {"device": config.device, "batch_size": config.batch_size}
-        self._sts = Sts(config.sts, **where)
-        self._nli = Nli(config.nli, **where)
+        self._sts = Sts(config.sts, **where) if compare else None
+        self._nli = Nli(config.nli, **where) if compare else None
         self._clip = ClipScore(config.clip, pretrained=config.clip_pretrained, **where)
         self._reward = Politeness(config.reward, **where)
 
@@ -79,6 +85,8 @@ class Scorer:
     def _add_rules(self, rows: list[_ScoringRow]) -> None:
         for row in rows:
             row.scores.update(rules(original=row.sample.response, rewritten=row.text))
+            if self._sts is None:
+                row.scores["same_text"] = None
 
     def _add_rewards(self, rows: list[_ScoringRow]) -> None:
         pairs = [(row.sample.question, answer) for row in rows for answer in (row.sample.response, row.text)]
@@ -87,11 +95,15 @@ class Scorer:
             row.scores["reward_raw"], row.scores["reward"] = _stored(reward_raw), _stored(reward)
 
     def _add_sts(self, rows: list[_ScoringRow]) -> None:
+        if self._sts is None:
+            return
         cosines = self._sts.score([(row.sample.response, row.text) for row in rows])
         for row, cosine in zip(rows, cosines, strict=True):
             row.scores["sts"] = _stored(cosine)
 
     def _add_nli(self, rows: list[_ScoringRow]) -> None:
+        if self._nli is None:
+            return
         pairs = [
             premise_and_hypothesis(question=row.sample.question, output=row.text, original=row.sample.response)
             for row in rows

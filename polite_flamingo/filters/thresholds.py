@@ -178,8 +178,19 @@ def _field_if_any(name: str) -> Callable[[Mapping[str, Any], Thresholds], float 
     return lambda scores, thresholds: _number(scores[name]) if name in scores else None
 
 
+def is_raw(scores: Mapping[str, Any]) -> bool:
+    """Whether the scored text is the annotation itself: nothing was rewritten, so nothing can be compared with it."""
+    return "same_text" in scores and scores["same_text"] is None
+
+
+def _compared(score: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping[str, Any], Thresholds], float | None]:
+    return lambda scores, thresholds: None if is_raw(scores) else score(scores)
+
+
 def _sameness(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
     """Return how much of the annotation is left; None if an unchanged text may stay, because it was polite already."""
+    if is_raw(scores):
+        return None
     same = 1.0 if scores.get("same_text") is True else _number(scores.get("rouge_l"))
     enough = thresholds.polite_already
     polite = enough is not None and _number(scores.get("reward_raw")) >= enough
@@ -237,15 +248,16 @@ CHECKS: tuple[Check, ...] = (
           label="Rouge-L to the annotation", step=0.01),
     Check(name="repetition", filter="rules", reason="repetition", comparison="below", score=_field("repetition"),
           label="share of repeated 4-grams", step=0.01),
-    Check(name="sts", filter="sts", reason="sts_low", comparison="at_least", score=_field("sts"),
+    Check(name="sts", filter="sts", reason="sts_low", comparison="at_least",
+          score=_compared(lambda scores: _number(scores.get("sts"))),
           label="similarity to the annotation", step=0.01),
     Check(name="clip", filter="clipscore", reason="clip_low", comparison="at_least", score=_best_paragraph,
           label="CLIPScore of the best paragraph", step=0.25),
     Check(name="nli_margin", filter="nli", reason="nli_contradiction", comparison="above",
-          score=lambda scores, _: nli_margin(scores.get("nli")),
+          score=_compared(lambda scores: nli_margin(scores.get("nli"))),
           label="entailment or neutral over contradiction (logits)", step=0.1),
     Check(name="nli_entailment", filter="nli", reason="nli_not_entailed", comparison="above",
-          score=lambda scores, _: entailment_margin(scores.get("nli")),
+          score=_compared(lambda scores: entailment_margin(scores.get("nli"))),
           label="entailment over neutral and contradiction (logits)", step=0.1, suggested=0.0),
     Check(name="near_text", filter=NEAR_DUPLICATES, reason="near_duplicate", comparison="below",
           score=_field_if_any("near_text"), label="similarity to an earlier text with the same pictures", step=0.01,

@@ -61,6 +61,15 @@ folder is under Apache-2.0, which does not cover the data.
 """
 
 
+def _how_made(run: RunInfo) -> str:
+    """Return how the responses came about, up to the number of annotations."""
+    if run.rewriter == "none":
+        return "responses that are annotations as they were, chosen from"
+    by = next((_line(model.name) for model in run.models if model.role == "rewriter"), "")
+    after = f"{by}, as Polite Flamingo does" if by else "Polite Flamingo"
+    return f"polite responses, rewritten by {after} (arXiv 2307.01003) from"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     """What a card says of its folder: files for `load_dataset`, a table of all files, how to load them, a remark."""
@@ -108,13 +117,13 @@ def card(
         "---",
         f"# {_line(run.title)}",
         "",
-        f"{total.kept:,} instructions with polite responses, rewritten by Polite Flamingo (arXiv 2307.01003) from "
+        f"{total.kept:,} instructions with {_how_made(run)} "
         f"{total.rows + annotations.before:,} raw annotations of {sources} datasets, and filtered.",
         f"Mean reward: annotations {fixed(total.reward_raw.value)}, kept texts {fixed(total.reward_kept.value)}.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
         *([f"{contents.remark}\n"] if contents.remark else []),
-        *(f"**{_line(line)}**\n" for line in (warning, not_compared(total.tasks)) if line),
+        *(f"**{_line(line)}**\n" for line in (warning, run.note or not_compared(total.tasks)) if line),
         "## Counts",
         "",
         *_counts(statistics, total),

@@ -16,6 +16,11 @@ from polite_flamingo.world import World
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")
 
+NOTHING_REWRITTEN = (
+    "Nothing was rewritten: the annotations were scored as they are. Checks that compare a text with its annotation "
+    "(unchanged, STS, NLI) do not apply."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -43,6 +48,7 @@ class RunInfo:
         config: the resolved configuration, as YAML or JSON text.
         world: the small world that some of its models are limited to; None if there is none.
         ingests: the ingests that made its input shards, if their results are beside the shards.
+        rewriter: kind of the rewriter (`rewriters.config.Kind`).
     """
 
     title: str
@@ -57,6 +63,12 @@ class RunInfo:
     config: str = ""
     world: World | None = None
     ingests: tuple[IngestCounts, ...] = ()
+    rewriter: str = "flamingo"
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of a run without a rewriter; "" for others."""
+        return NOTHING_REWRITTEN if self.rewriter == "none" else ""
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types; `from_json` is the inverse."""

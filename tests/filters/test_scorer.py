@@ -136,3 +136,22 @@ def test_a_model_that_gives_no_number_leaves_the_sample_unscored(
 
 def test_no_samples_no_scores(scorer: Scorer) -> None:
     assert scorer.score([]) == []
+
+
+def test_an_annotation_that_was_not_rewritten_is_not_compared_with_itself(clip_model: Path, reward_model: Path) -> None:
+    """As an audit scores it: no model of meaning is loaded, and no verdict of one is given."""
+    config = ScoringConfig(sts="is not", nli="loaded", clip=str(clip_model), reward=str(reward_model), batch_size=4)
+    raw = [sample(task, number) for number, task in enumerate(TASKS)]
+    raw = [dataclasses.replace(one, rewritten=one.response) for one in raw]
+    for one, scores in zip(raw, Scorer(config, compare=False).score(raw), strict=True):
+        assert isinstance(scores, dict)
+        assert set(scores) == COMMON | ({"clip_paragraphs"} if one.task == "captioning" else set())
+        assert scores["same_text"] is None and scores["reward"] == scores["reward_raw"]
+        verdicts = apply_thresholds(dataclasses.replace(one, scores=scores), Thresholds(min_words=1, clip_single=True))
+        names = {verdict.filter for verdict in verdicts}
+        assert not names & {"unchanged", "sts", "nli_margin", "nli_entailment"} and {"min_words", "repetition"} <= names
+        assert all(verdict.keep for verdict in verdicts if verdict.filter != "clip")
+    missing = dataclasses.replace(raw[0], scores={"reward": 1.0, "reward_raw": 1.0})
+    assert {one.reason for one in apply_thresholds(missing, Thresholds())} == {"unscored"}, (
+        "what is missing is no audit"
+    )

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from polite_flamingo.endpoints.connection import EndpointDown
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.rewriters.config import EndpointConfig, RewriterSection
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest
 from polite_flamingo.storage.run_info import read_run
 from polite_flamingo.usage import Usage
-from ray_jobs.build_pf1m import build
+from ray_jobs import console, select
+from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.console import JobFailed
 from tests.rewriters.test_endpoint import BAD_ANSWERS
 from tests.support import build_world, fake_actors
-from tests.support.build_world import outcome, write_world
+from tests.support.build_world import outcome, stats, write_world
 from tests.support.fake_chat import MODEL, FakeChat, fake_chat
 from tests.support.patience import wait_until
 
@@ -76,3 +78,25 @@ def test_a_server_that_breaks_the_rules_ends_the_job_with_one_line(
     layout = OutputLayout(root=out)
     assert not layout.finished() and not (layout.root / "quarantine").names(), "no row is to blame"
     assert re.search("wrong|right", "".join(path.read_text() for path in out.glob("*.*"))) is None, "the key is nowhere"
+
+
+@pytest.mark.slow
+def test_any_dataset_can_be_scored_as_it_is(
+    demo_folder: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`build --rewriter.kind none` on Shapes, with the filters' real models."""
+    profile, out = str(Path(__file__).parents[2] / "profiles/tiny.yaml"), tmp_path / "out"
+    arguments = ["--profile", profile, "--input", str(demo_folder / "ingested"), "--out", str(out)]
+    build(console.parse("build", "", BuildConfig, [*arguments, "--rewriter.kind", "none"]))
+    found, shown = stats(out), capsys.readouterr().out
+    rejected, quarantined = found["rejected"], found["quarantined"]
+    assert isinstance(rejected, dict) and isinstance(quarantined, dict)
+    assert found["rows_in"] == stats(demo_folder)["rows_in"]
+    assert found["kept"] + sum(rejected.values()) + sum(quarantined.values()) == found["rows_in"]  # type: ignore[operator]
+    assert found["kept"] and "too_short" in rejected and not rejected.keys() & {"unchanged", "sts_low", "unscored"}
+    assert "Nothing was rewritten: the annotations were scored as they are." in shown
+    page, card = (out / "report.html").read_text(), (out / "README.md").read_text()
+    assert "annotations pass as they are</h1>" in page and "<h4>Rewritten</h4>" not in page
+    assert "responses that are annotations as they were, chosen from" in card and "zoo:nli" not in card
+    select.job(select.SelectConfig(out=str(out), thresholds=Thresholds(min_words=1, min_characters=1)))
+    assert stats(out)["kept"] > found["kept"], "thresholds move as for any build"  # type: ignore[operator]

@@ -42,6 +42,13 @@ def test_an_endpoint_needs_no_flamingo_and_survives_config_yaml(tmp_path: Path) 
     )
 
 
+def test_the_example_profile_is_whole() -> None:
+    found = load(BuildConfig, str(REPO / "profiles/endpoint.yaml"), {"input": "i", "out": "o"})
+    content = yaml.safe_load((REPO / "profiles/endpoint.yaml").read_text())
+    assert found.rewriter.kind == "endpoint" and found.rewriter.flamingo is None
+    assert content.keys() == {"rewriter", "scoring", "thresholds", "pools"}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
