@@ -24,7 +24,7 @@ from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
-from polite_flamingo.usage import Usage
+from polite_flamingo.usage import Usage, of_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class ActorSettings:
         rows_per_call: rows given to the model at once.
         max_failures_in_a_row: more consecutive failures than this end the job.
         actors: maximum size of the pool.
+        cpus: logical CPUs of each, per shard that it has in work.
+        gpus: GPUs of each, likewise.
         probe: a file in the output folder that each actor must see.
         models: name -> fingerprint of the models they load, as computed by the driver.
     """
@@ -44,6 +46,8 @@ class ActorSettings:
     rows_per_call: int
     max_failures_in_a_row: int
     actors: int
+    cpus: float = 0.0
+    gpus: float = 0.0
     probe: Probe | None = None
     models: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,7 +79,7 @@ class PoolActor(ABC):
 
     def __init__(self, config: Any, settings: ActorSettings):
         settings.check()
-        self.config = config
+        self.config, self.settings = config, settings
         self.journal = settings.journal(self.name)
         self.guard = Guard(
             reason=self.reason,
@@ -114,5 +118,8 @@ class RowActor(PoolActor):
         note = self.journal.open(block.name, block.first)
         with self.working_on(block, usage) as work:
             rows = self.guard.run(work, block.rows, block.shard, note, self.check, block.first)
-        seconds = {**block.seconds, self.name: time.perf_counter() - started}
-        return replace(block, rows=rows, seconds=seconds, usage=Usage(block.usage) + usage)
+        seconds = time.perf_counter() - started
+        usage["gpu_milliseconds"] += round(seconds * 1000 * self.settings.gpus)
+        usage["cpu_milliseconds"] += round(seconds * 1000 * self.settings.cpus)
+        used = Usage(block.usage) + of_model(usage, self.name)
+        return replace(block, rows=rows, seconds={**block.seconds, self.name: seconds}, usage=used)

@@ -29,7 +29,18 @@ from polite_flamingo.text_files import HasBytes, NotText, read_text
 
 Config = TypeVar("Config")
 
-SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
+SECTIONS = (
+    "rewriter",
+    "scoring",
+    "thresholds",
+    "prices",
+    "pools",
+    "distortion",
+    "training",
+    "workers",
+    "evaluation",
+    "serving",
+)
 """Top-level keys of a profile that a job skips unless its config has a field of that name."""
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

@@ -28,3 +28,9 @@ def trimmed(value: float, decimals: int = 3) -> str:
     """Return a number with as few decimals as it needs, at most `decimals`, and a real minus sign."""
     text = f"{value:,.{decimals}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text.replace("-", "−")
+
+
+def money(value: float, currency: str) -> str:
+    """Return a sum of money; one below a cent has two digits that count."""
+    amount = f"{value:,.2f}" if value >= 0.01 or not value else f"{value:.2g}"
+    return f"{currency}{amount}" if len(currency) == 1 else f"{currency} {amount}"

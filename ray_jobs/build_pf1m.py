@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from polite_flamingo.config import to_yaml
+from polite_flamingo.cost import Prices
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.hub.worlds import world_of
@@ -54,6 +55,7 @@ class BuildConfig:
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.
         thresholds: what is kept; applied at the end, and again by select in seconds.
+        prices: of tokens and device time; applied at the end, like thresholds.
         pools: how many actors do the work.
         fresh: delete what an earlier run left in `out` and start over.
     """
@@ -63,6 +65,7 @@ class BuildConfig:
     rewriter: RewriterSection
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    prices: Prices = field(default_factory=Prices)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     fresh: bool = False
 
@@ -96,8 +99,8 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             try_out(config.rewriter)
             rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor, until_selected)
         changed = None
-        if todo or not select.is_current(layout, config.thresholds):
-            changed = select.select(layout, config.thresholds)
+        if todo or not select.is_current(layout, config.thresholds, config.prices):
+            changed = select.select(layout, config.thresholds, config.prices)
         conclude(layout, changed)
 
 

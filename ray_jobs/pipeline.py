@@ -213,6 +213,8 @@ def _through_actors(
         rows_per_call=pool.size.rows_per_call,
         max_failures_in_a_row=pools.max_failures_in_a_row,
         actors=pool.size.max_actors,
+        cpus=pool.size.cpus / pool.shards_at_once,
+        gpus=pool.size.gpus / pool.shards_at_once,
         probe=probe,
         models=pool.models,
     )

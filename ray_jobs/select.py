@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.config import read_yaml
+from polite_flamingo.cost import Cost, Prices, cost_of
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.near_duplicates.find import NearDuplicates, Scores, with_scores
 from polite_flamingo.report.gallery import collect_gallery
@@ -49,6 +50,7 @@ from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
+from polite_flamingo.usage import Usage
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.near_duplicates import Across, near_duplicates
@@ -72,13 +74,15 @@ class SelectConfig:
     Attributes:
         out: the output folder of a build.
         thresholds: what is kept; those that are not given stay as the build had them (OUT/config.yaml).
+        prices: of tokens and device time; likewise.
     """
 
     out: str
     thresholds: Thresholds = field(default_factory=Thresholds, metadata={"defaults_apply": False})
+    prices: Prices = field(default_factory=Prices, metadata={"defaults_apply": False})
 
 
-def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
+def select(layout: OutputLayout, thresholds: Thresholds, prices: Prices | None = None) -> Difference | None:
     """Make the selection and everything that depends on it, shard by shard; write OUT/stats.json last.
 
     Many shards are selected by tasks on the Ray that this process has joined, if any; else by threads of this process.
@@ -86,6 +90,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     Args:
         layout: the output folder.
         thresholds: what is kept.
+        prices: of what the models consumed.
 
     Returns:
         What differs from the previous selection; None if there was none or it was not finished.
@@ -131,7 +136,8 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     annotations = annotations_of(run.ingests, rows)
     if changed:
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
-    _write_results(layout, thresholds, run, len(names), total, annotations, changed, near)
+    cost = cost_of(finished.usage, prices or Prices())
+    _write_results(layout, thresholds, run, len(names), total, annotations, changed, near, cost)
     return changed
 
 
@@ -146,14 +152,14 @@ def _across(shards: int) -> Across:
 
 def _write_results(
     layout: OutputLayout, thresholds: Thresholds, run: RunInfo, shards: int, total: Statistics,
-    annotations: Annotations, changed: Difference | None, near: NearDuplicates,
+    annotations: Annotations, changed: Difference | None, near: NearDuplicates, cost: Cost,
 ) -> None:  # fmt: skip
     """Write the card, the report and, last, OUT/stats.json."""
-    layout.card.put(card(total, thresholds, run, annotations))
+    layout.card.put(card(total, thresholds, run, annotations, cost=cost))
     gallery = collect_gallery(
         total, thresholds, read=lambda name: with_scores(read_scored(layout, name), near.of(name))
     )
-    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
+    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else (), cost)
     layout.report.put(page)
     counts = total.total()
     stats = {
@@ -169,6 +175,7 @@ def _write_results(
         "reward_kept_after": counts.reward_kept.value,
         "another_world": run.world.warning(total.of_another_world()) if run.world else "",
         "thresholds": dataclasses.asdict(thresholds),
+        "cost": cost.to_json(counts.kept),
         "changed": changed.to_json() if changed else None,
         "statistics": total.to_json(),
     }
@@ -196,12 +203,14 @@ def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
     (layout.root / "exports").delete_tree()  # of earlier versions
 
 
-def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
-    """Whether the last selection is finished, used these thresholds, and covers all shards."""
+def is_current(layout: OutputLayout, thresholds: Thresholds, prices: Prices) -> bool:
+    """Whether the last selection is finished, used these thresholds and prices, and covers all shards."""
     if not layout.stats.exists():
         return False
     stats = read_stats(layout)
-    return stats["thresholds"] == dataclasses.asdict(thresholds) and stats["shards"] == len(layout.finished())
+    found = stats["thresholds"], stats.get("cost", {}).get("prices")
+    asked = dataclasses.asdict(thresholds), dataclasses.asdict(prices)
+    return found == asked and stats["shards"] == len(layout.finished())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +222,7 @@ class _Finished:
         keys: name, key file and number of keys of each shard; shards of earlier versions may have none.
         near: name, signature file and number of samples of each shard that has samples.
         rows: number of rows of each input shard; replayed rows count with the shard they came from.
+        usage: what the models consumed for all of them.
         numbers: the numbers of images that scored samples have; empty in folders of earlier versions.
     """
 
@@ -220,6 +230,7 @@ class _Finished:
     keys: Sequence[tuple[str, Location, int]]
     near: Sequence[tuple[str, Location | None, int]]
     rows: Counter[Location]
+    usage: Usage
     numbers: set[int]
 
 
@@ -229,7 +240,7 @@ def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
     near: list[tuple[str, Location | None, int]] = []
     sources: dict[str, Location] = {}
     rows_of: Counter[str] = Counter()
-    numbers = set[int]()
+    usage, numbers = Usage(), set[int]()
     manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, THREADS)
     for name, manifest in zip(names, manifests, strict=True):
         files[name] = [file.path for file in manifest.files.values()]
@@ -239,11 +250,12 @@ def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
             near.append((name, file_of(layout, name, manifest, "near"), manifest.scored))
         sources[name] = location(manifest.shard)
         rows_of[source_of(name)] += manifest.rows_in
+        usage.update(manifest.usage)
         numbers |= {int(number) for number in manifest.stats.get("images", {})}
     rows: Counter[Location] = Counter()
     for name, count in rows_of.items():
         rows[sources[name]] += count
-    return _Finished(files=files, keys=keys, near=near, rows=rows, numbers=numbers)
+    return _Finished(files=files, keys=keys, near=near, rows=rows, usage=usage, numbers=numbers)
 
 
 @contextmanager
@@ -348,11 +360,11 @@ def job(config: SelectConfig) -> None:
         raise ValueError(f"{config.out} holds no finished shard; give the --out of a polite-flamingo build")
     with exclusive(layout.root):
         settle(layout)
-        conclude(layout, select(layout, config.thresholds))
+        conclude(layout, select(layout, config.thresholds, config.prices))
 
 
-def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
-    """Return the build's thresholds as arguments: other models need other thresholds than the defaults."""
+def settings_of_build(arguments: Sequence[str]) -> list[str]:
+    """Return the build's thresholds and prices as arguments: other models need others than the defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", nargs="?")  # without a value: the job's own parser reports it
     out = parser.parse_known_args(list(arguments))[0].out
@@ -360,12 +372,13 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     if file is None or not file.exists():
         return []
     with undamaged(file, "restore it, or run the build again"):
-        found = read_yaml(file)["thresholds"]
-        plain = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
-        return [f"--thresholds.{name}={value}" for name, value in plain.items()]
+        content = read_yaml(file)
+        found = {f"thresholds.{name}": value for name, value in content["thresholds"].items()}
+        found |= {f"prices.{name}": value for name, value in content.get("prices", {}).items()}
+        return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in found.items()]
 
 
-main = partial(console.run, "select", __doc__, SelectConfig, job, defaults=thresholds_of_build)
+main = partial(console.run, "select", __doc__, SelectConfig, job, defaults=settings_of_build)
 """The command; returns the exit status."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.thresholds import not_compared
+from polite_flamingo.formatting import money
 from polite_flamingo.selection.difference import Difference
 from polite_flamingo.selection.statistics import KEPT, DatasetCounts, Statistics
 from polite_flamingo.storage.ledger import OutputLayout
@@ -60,6 +61,7 @@ def print_summary(layout: OutputLayout) -> None:
         *_turn_rows(total),
         ("reward", f"{_number(stats['reward_before'])} -> {_number(stats['reward_after'])}"),
         ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
+        *_cost_rows(stats["cost"]),
     ]
     if run is not None and run.rows_per_second:
         rows.append(
@@ -73,6 +75,20 @@ def print_summary(layout: OutputLayout) -> None:
     if examples := statistics.quarantine.get(commonest(total.quarantined)):
         folder = layout.root / "quarantine"
         print(f"quarantined, for example: {examples[0].detail[:200]} ({folder} has each row's detail)")
+
+
+def _cost_rows(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the table about tokens, device time and money; none for what did not occur."""
+    tokens = {"prompt": "prompt_tokens", "cached": "cached_tokens", "generated": "generated_tokens"}
+    sums = {name: sum(model[field] for model in cost["models"]) for name, field in tokens.items()}
+    hours = {name: sum(model[f"{name.lower()}_hours"] for model in cost["models"]) for name in ("GPU", "CPU")}
+    rows = [("tokens", ", ".join(f"{count:,} {name}" for name, count in sums.items() if count))]
+    rows += [("device hours", ", ".join(f"{count:.3f} {name}" for name, count in hours.items() if count))]
+    if cost["money"]:
+        currency, each = cost["prices"]["currency"], cost["per_million_kept"]
+        share = "" if each is None else f", {money(each, currency)} per million kept"
+        rows.append(("cost", money(cost["money"], currency) + share))
+    return [row for row in rows if row[1]]
 
 
 def _turn_rows(total: DatasetCounts) -> list[tuple[str, str]]:

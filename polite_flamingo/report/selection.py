@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from polite_flamingo.cost import Cost
 from polite_flamingo.filters.thresholds import (
     CHECKS,
     KEEP_TURNS,
@@ -83,6 +84,8 @@ CHECK_NAMES = {
     "near_text": "Near-duplicates",
     "near_image": "Pictures seen before",
 }
+MODEL_NAMES = {"rewriting": "Rewriting", "scoring": "Scoring"}
+NO_COST = Cost()
 TASK_NAMES = {
     "captioning": "captioning",
     "classification": "classification",
@@ -118,6 +121,7 @@ def render(
     gallery: Sequence[Group],
     annotations: Annotations = NOTHING,
     changed: Sequence[tuple[str, str]] = (),
+    cost: Cost = NO_COST,
 ) -> str:
     """Return the page as HTML.
 
@@ -128,6 +132,7 @@ def render(
         gallery: the samples to show.
         annotations: counts of annotation records before the build, if known.
         changed: the differences from the previous selection (`Difference.rows`).
+        cost: what the models consumed.
     """
     return fill(
         "selection",
@@ -140,6 +145,8 @@ def render(
         whole=statistics.total().rows + annotations.before,
         before=_before(annotations),
         funnel=funnel(statistics),
+        cost=cost,
+        model_names=MODEL_NAMES,
         turns=turn_counts(statistics.total()),
         datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
         rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from polite_flamingo.formatting import fixed
+from polite_flamingo.formatting import fixed, money
 from polite_flamingo.report.gallery import printable, readable
 
 FOLDER = Path(__file__).parent
@@ -39,6 +39,7 @@ def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **valu
     )
     environment.filters |= {
         "count": "{:,}".format, "percent": _percent, "number": fixed, "readable": readable, "moment": _moment,
+        "money": money,
     }  # fmt: skip
     files = [*(FOLDER / f"{part}.css" for part in ("base", *styles)), folder / f"{name}.css"]
     style = "".join(file.read_text(encoding="utf-8") for file in files)

@@ -7,8 +7,9 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from polite_flamingo.cost import Cost
 from polite_flamingo.filters.thresholds import CHECKS, KEEP_TURNS, REJECTIONS, Thresholds, not_compared
-from polite_flamingo.formatting import fixed, table
+from polite_flamingo.formatting import fixed, money, table
 from polite_flamingo.selection.statistics import KEPT, UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
@@ -86,7 +87,7 @@ OUTPUT = Contents()
 
 def card(
     statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotations: Annotations = NOTHING,
-    contents: Contents = OUTPUT,
+    contents: Contents = OUTPUT, cost: Cost | None = None,
 ) -> str:  # fmt: skip
     """Return the card as Markdown; its front matter is for dataset hubs.
 
@@ -96,6 +97,7 @@ def card(
         run: the run that made the samples.
         annotations: counts of annotation records before the build, if known.
         contents: what is in the folder.
+        cost: what the models consumed.
     """
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 3, "every threshold is in the table"
     total = statistics.total()
@@ -137,6 +139,7 @@ def card(
         f"- started {_line(run.started)}, configuration `{_code(run.config_hash)}`",
         f"- command: `{_code(run.command)}`",
         *(f"- {_line(m.role)}: `{_code(m.name)}` (fingerprint `{_code(m.fingerprint)}`)" for m in run.models),
+        *(f"- {line}" for line in cost_lines(cost, total.kept)),
         f"- versions: {_line(', '.join(f'{name} {version}' for name, version in run.versions.items()))}",
         "",
         "## Thresholds",
@@ -179,6 +182,23 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
         yield ""
         reasons_of = ", ".join(f"{_line(reason)} {count:,}" for reason, count in sorted(total.quarantined.items()))
         yield f"Quarantined: {reasons_of}."
+
+
+def cost_lines(cost: Cost | None, kept: int) -> Iterator[str]:
+    """Yield one line per model with what it consumed, and one with the money if there are prices."""
+    for model in cost.models if cost else ():
+        counts = {
+            "requests": model.requests, "prompt tokens": model.prompt_tokens,
+            "generated tokens": model.generated_tokens, "images": model.images,
+        }  # fmt: skip
+        hours = {"GPU hours": model.gpu_hours, "CPU hours": model.cpu_hours}
+        parts = [f"{count:,} {name}" for name, count in counts.items() if count]
+        parts += [f"{count:.3f} {name}" for name, count in hours.items() if count]
+        yield f"cost of {model.model}: {', '.join(parts) or 'nothing'}"
+    if cost and cost.prices.known:
+        each = cost.per_million(kept)
+        share = "" if each is None else f", {money(each, cost.prices.currency)} per million kept samples"
+        yield f"cost in money: {money(cost.money, cost.prices.currency)}{share}"
 
 
 def _turns(total: DatasetCounts) -> Iterator[str]:
