@@ -1,7 +1,8 @@
 """What a dataset cost: tokens, images and device time by model, and money if the profile has prices.
 
-Each shard's manifest carries what the models consumed for it (`usage.py`), so the sums are those of the finished shards,
-however often a job was killed and resumed. The time for which a machine starts, loads models or waits is not in them.
+Each shard's manifest carries what the models consumed for it (`usage.py`), so the sums are those of the finished
+shards, however often a job was killed and resumed. The time for which a machine starts, loads models or waits is not in
+them.
 """
 
 from __future__ import annotations

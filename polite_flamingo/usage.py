@@ -15,7 +15,7 @@ Used = Literal[
     "gpu_milliseconds", "cpu_milliseconds",
 ]  # fmt: skip
 """`cached_tokens` are those of `prompt_tokens` that came from the model's or the server's cache; `answers_reused` are
-those of `requests` that an earlier, interrupted run had already sent; device time is the actor's own, while it works."""
+those of `requests` that an earlier, interrupted run had already sent; device time is an actor's, while it works."""
 
 USED: tuple[Used, ...] = get_args(Used)
 

@@ -3,6 +3,7 @@
     polite-flamingo build --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo
     polite-flamingo build --profile profiles/tiny.yaml --input 'data/{00000..00099}.tar' --out /shared/polite \\
         --thresholds.sts 0.5 --pools.rewriting.max_actors 8
+    polite-flamingo build --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo --estimate 200
 
 Two pools of Ray actors rewrite and score every row of every input shard, and each shard is committed when it is done;
 then `select` applies the thresholds and writes the report. After an interruption the same command resumes: shards with
@@ -36,6 +37,7 @@ from polite_flamingo.storage.tar_export import count_images
 from polite_flamingo.world import World, count_foreign_rows, mostly_foreign
 from ray_jobs import console, select
 from ray_jobs.cluster import running_ray
+from ray_jobs.estimate import forecast_build
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints, with_files
 from ray_jobs.replay_ledger import settle
 from ray_jobs.resumable_job import ShardJob, input_shards, with_ingests
@@ -58,6 +60,7 @@ class BuildConfig:
         prices: of tokens and device time; applied at the end, like thresholds.
         pools: how many actors do the work.
         fresh: delete what an earlier run left in `out` and start over.
+        estimate: build only so many rows, drawn at random, in OUT/estimate, and print what the whole input will take.
     """
 
     input: str
@@ -68,6 +71,7 @@ class BuildConfig:
     prices: Prices = field(default_factory=Prices)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
     fresh: bool = False
+    estimate: int = 0
 
 
 def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
@@ -112,7 +116,7 @@ def job_of(config: BuildConfig) -> ShardJob:
         ValueError: a folder that should hold a trained model does not.
     """
     identity, models = identify(config)
-    resolved = to_yaml(replace(config, fresh=False))
+    resolved = to_yaml(replace(config, fresh=False, estimate=0))
     return ShardJob(layout=OutputLayout(root=config.out), identity=identity, models=models, config=resolved)
 
 
@@ -200,7 +204,26 @@ def shards_at_once(config: BuildConfig) -> int:
     return min(MOST_SHARDS_AT_ONCE, 1 + math.ceil(requests / config.pools.rewriting.rows_per_call))
 
 
-main = partial(console.run, "build", __doc__, BuildConfig, build)
+def build_or_estimate(config: BuildConfig) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError, JobFailed, AllFailed: see `build`.
+    """
+    if config.estimate <= 0:
+        build(config)
+        return
+    layout = OutputLayout(root=config.out)
+    shards, pools = input_shards(config.input, layout), config.pools
+    workers = {"rewriting": pools.rewriting.max_actors * shards_at_once(config), "scoring": pools.scoring.max_actors}
+
+    def build_part(source: str, out: str) -> None:
+        build(replace(config, input=source, out=out, fresh=True, estimate=0))
+
+    forecast_build(shards, config.estimate, layout.root / "estimate", build_part, config.prices, workers)
+
+
+main = partial(console.run, "build", __doc__, BuildConfig, build_or_estimate)
 """The command; returns the exit status."""
 
 

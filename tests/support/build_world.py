@@ -64,7 +64,15 @@ def results(out: Path) -> dict[str, bytes]:
         for name in layout.finished()
         for kind, file in read_manifest(layout.manifest(name)).files.items()
     }
+    named |= {f"usage of {name}": json.dumps(_counts(layout, name)).encode() for name in layout.finished()}
     return {**named, **{str(path.relative_to(out)): path.read_bytes() for path in files}}
+
+
+def _counts(layout: OutputLayout, name: str) -> list[tuple[str, int]]:
+    """What the models consumed for a shard; device time differs from run to run."""
+    usage = read_manifest(layout.manifest(name)).usage
+    assert usage, "every shard cost something"
+    return sorted((what, count) for what, count in usage.items() if not what.endswith("milliseconds"))
 
 
 def outcome(out: Path | Location) -> Counter[str]:
