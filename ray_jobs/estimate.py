@@ -85,9 +85,9 @@ def forecast_build(
     print(console.table(_rows(found, prices, workers), f"forecast for {counted(len(shards), 'shard')}"))
     drawn, most = sum(part.rows for part in parts.values()), max(part.rows for part in parts.values())
     print(
-        f"From {drawn:,} rows in parts of {most}; in brackets, {RESAMPLING.confidence:.0%} intervals. A model is "
-        "busier with whole shards than with such parts: expect fewer hours, not more. Starting machines and loading models "
-        f"comes on top. The rows' report: {layout.report}"
+        f"From {drawn:,} rows in parts of {most}; in brackets, {RESAMPLING.confidence:.0%} intervals. Whole shards "
+        "keep a model busier than such parts: expect fewer hours, not more. Starting machines and loading models comes "
+        f"on top. The report of these rows: {layout.report}"
     )
     return found
 
