@@ -1,8 +1,8 @@
 """Forecast what a build will take: `polite-flamingo build … --estimate 200` builds 200 rows and scales what they cost.
 
-The rows are drawn at random from the whole input: parts of shards that are chosen with a chance proportional to their
-size (Hansen and Hurwitz 1943), so that every row has the same one. They are built in OUT/estimate like any input, and
-their report is there to look at. Intervals are bootstrapped over the parts (`evaluation/bootstrap.py`).
+The rows are drawn at random from shards that are chosen with a chance proportional to their size in bytes; the sum over
+the whole input is then estimated without bias (Hansen and Hurwitz 1943). They are built in OUT/estimate like any input,
+and their report is there to look at. Intervals are bootstrapped over the parts (`evaluation/bootstrap.py`).
 """
 
 from __future__ import annotations
@@ -138,13 +138,12 @@ def forecast(
         prices: of tokens and device time.
     """
     names = sorted({name for found in amounts.values() for name in found})
-    rows_1P = [part.density * total_bytes for part in parts.values()]
-    each_NP = [
-        [amounts[part].get(name, 0.0) / about.rows * about.readable for part, about in parts.items()] for name in names
-    ]
-    table_KP = np.array([rows_1P, *each_NP])
+    rows_P = np.array([part.density * total_bytes for part in parts.values()])  # if all shards were like the part's
+    taken_P = rows_P * [part.readable / part.rows for part in parts.values()]
+    sums_NP = np.array([[amounts[part].get(name, 0.0) for part in parts] for name in names]) * taken_P
+    table_KP = np.vstack([rows_P, sums_NP])
     draws_KR, means_K = resampled_means(table_KP, RESAMPLING), table_KP.mean(axis=1)
-    sums_NR, whole_N = draws_KR[0] * draws_KR[1:], means_K[0] * means_K[1:]
+    sums_NR, whole_N = draws_KR[1:], means_K[1:]
 
     def with_interval(value: float, draws_R: np.ndarray) -> Estimate:
         return estimate(value, draws_R, len(parts), RESAMPLING.confidence)

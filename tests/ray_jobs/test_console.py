@@ -14,7 +14,7 @@ from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, identify
 from ray_jobs.cluster import await_room, check_size
 from ray_jobs.replay import ReplayConfig
-from ray_jobs.select import SelectConfig, thresholds_of_build
+from ray_jobs.select import SelectConfig, settings_of_build
 
 REPO = Path(__file__).parents[2]
 TINY = str(REPO / "profiles" / "tiny.yaml")
@@ -53,7 +53,7 @@ def test_the_command_line_wins_over_the_profile() -> None:
 
 def test_one_profile_serves_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "all.yaml"
-    others = "\n".join(f"{section}: {{whatever: 1}}" for section in SECTIONS if section != "thresholds")
+    others = "\n".join(f"{section}: {{whatever: 1}}" for section in SECTIONS if section not in ("thresholds", "prices"))
     profile.write_text(f"{others}\nthresholds: {{sts: 0.7}}\n")
     config = console.parse("s", "", SelectConfig, ["--profile", str(profile), "--out", "out"])
     assert config.thresholds.sts == 0.7
@@ -144,9 +144,9 @@ def test_select_keeps_the_thresholds_of_the_build_that_are_not_named(tmp_path: P
     )
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     arguments = ["--thresholds.sts", "0.6", "--out", str(tmp_path)]
-    found = console.parse("s", "", SelectConfig, [*thresholds_of_build(arguments), *arguments]).thresholds
+    found = console.parse("s", "", SelectConfig, [*settings_of_build(arguments), *arguments]).thresholds
     assert (found.sts, found.clip, found.clip_single) == (0.6, 27.0, True)
-    assert thresholds_of_build(["--out", str(tmp_path / "none")]) == thresholds_of_build(["--help"]) == []
+    assert settings_of_build(["--out", str(tmp_path / "none")]) == settings_of_build(["--help"]) == []
 
 
 def test_select_imports_neither_ray_nor_torch() -> None:
