@@ -17,40 +17,18 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from polite_flamingo.conversations import part_key
-from polite_flamingo.endpoints.answers import (
-    Fault,
-    Unfinished,
-    ending,
-    faults,
-    first_choice,
-    repeats,
-    stripped,
-    without_reasoning,
-)
+from polite_flamingo.endpoints.answers import Unfinished, ending, first_choice, without_reasoning
 from polite_flamingo.endpoints.connection import EndpointDown, Refused
 from polite_flamingo.endpoints.servers import Servers
 from polite_flamingo.rewriters import chat_prompt
 from polite_flamingo.rewriters.answer_store import Answer, AnswerStore, digest
 from polite_flamingo.rewriters.config import ChatConfig, EndpointConfig
-from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Image, Reason, Sample
+from polite_flamingo.rewriters.dialogue import Ask, Dialogue, Text, polite_of, rewritten_text
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 from polite_flamingo.seeds import seed_number
 from polite_flamingo.usage import Usage
 
 PATH = "/chat/completions"
-
-Text = str | BadSample | None
-
-_REASONS: dict[Fault, tuple[Reason, str]] = {
-    "cut": ("answer_cut", "the answer ends at the limit of tokens"),
-    "declined": ("refused", "the model declines"),
-    "filtered": ("refused", "the server's filter withheld the answer"),
-    "aborted": ("rewriting_failed", "the server ended the answer early"),
-    "empty": ("rewriting_failed", "the answer is empty"),
-    "leaked": ("rewriting_failed", "the answer contains markup of the chat template"),
-    "echo": ("rewriting_failed", "the answer repeats the prompt"),
-}
-"""Fault of an answer -> reason and words; if it has several, the first counts."""
 
 
 class EndpointRewriter:
@@ -121,27 +99,13 @@ class EndpointRewriter:
 
     def _conversation(self, sample: Sample, answers: AnswerStore | None) -> tuple[list[Text], Usage]:
         """Rewrite the turns of a sample in order; return its texts and what they cost."""
-        usage, messages, images = Usage(), list(self._opening), iter(sample.images)
-        texts: list[Text] = []
-        try:
-            sample.validate()
-            for number, turn in enumerate(sample.turns):
-                shown = [next(images) for _ in range(turn.instruction.count(IMAGE_MARK))]
-                messages.append(chat_prompt.user(self.config, turn.instruction, turn.response, sample.task, shown))
-                key, given = part_key(sample, number), (turn.instruction, turn.response)
-                texts.append(self._rewritten(key, messages, given, answers, usage) if turn.learned else None)
-                said = texts[-1] if isinstance(texts[-1], str) else turn.response
-                messages.append(chat_prompt.assistant(self.config, said))
-        except BadSample as bad:  # later turns cannot be asked without this one's picture
-            texts += [bad if turn.learned else None for turn in sample.turns[len(texts) :]]
-        return texts, usage
+        usage, talk = Usage(), Dialogue(self.config, self._opening, sample)
+        while (ask := talk.next()) is not None:
+            talk.take(self._rewritten(ask, answers, usage))
+        return talk.texts, usage
 
-    def _rewritten(
-        self, key: str, messages: list[chat_prompt.Message], given: tuple[str, str], answers: AnswerStore | None,
-        usage: Usage,
-    ) -> str | BadSample:  # fmt: skip
-        """Ask for one text. Args: given: the instruction and the annotation."""
-        body = request_body(self.config, self.config.model, messages, key)
+    def _rewritten(self, ask: Ask, answers: AnswerStore | None, usage: Usage) -> str | BadSample:
+        body = request_body(self.config, self.config.model, ask.messages, ask.key)
         name = digest(json.dumps(body, sort_keys=True).encode())
         answer = answers.get(name) if answers else None
         usage["answers_reused"] += answer is not None
@@ -149,13 +113,13 @@ class EndpointRewriter:
             try:
                 answer = self.servers.post(PATH, body, self._read)
             except Refused as refused:
-                return BadSample("rewriting_failed", f"{key}: {refused}")
+                return BadSample("rewriting_failed", f"{ask.key}: {refused}")
             if answers:
                 answers.add(name, answer)
         usage["requests"] += 1
-        usage["images"] += images_in(messages)
+        usage["images"] += ask.images
         usage.update(answer.usage)
-        return rewritten_text(key, answer.text, messages[-1], given, structured=self.config.structured)
+        return rewritten_text(ask, answer.text, structured=self.config.structured)
 
     def _read(self, response: dict[str, Any]) -> Answer:
         """Return what a response holds. Raises `EndpointDown` if another model has answered."""
@@ -206,63 +170,10 @@ def read_answer(response: Mapping[str, Any]) -> Answer:
     return Answer(text=valid, model=model if isinstance(model, str) else "", usage=counts)
 
 
-def rewritten_text(
-    key: str, said: str, asked: chat_prompt.Message, given: tuple[str, str], *, structured: bool
-) -> str | BadSample:
-    """Return the rewritten text in an answer, or why it has none.
-
-    Args:
-        key: of the turn.
-        said: the answer.
-        asked: the message it answers.
-        given: the instruction and the annotation, whose markup and refusals the text may repeat.
-        structured: whether JSON was asked for.
-    """
-    answer = stripped(without_reasoning(said))
-    text = answer
-    if structured and not isinstance(answer, Unfinished):
-        found = polite_of(answer)
-        if found is None and not faults(answer, given):
-            return BadSample(
-                "rewriting_failed", f"{key}: the answer is not the JSON that was asked for: {answer[:80]!r}"
-            )
-        text = answer if found is None else found.strip()
-    if len(text) > MAX_TEXT_CHARACTERS:
-        return BadSample("text_too_long", f"{key}: the answer has {len(text):,} characters")
-    faulty = {*faults(text, given), *(["echo"] if _echoes(text, asked) else [])}
-    for fault, (reason, words) in _REASONS.items():
-        if fault in faulty:
-            return BadSample(reason, f"{key}: {words}" + (f": {text[:80]!r}" if text else ""))
-    return text
-
-
-def polite_of(answer: str) -> str | None:
-    """Return the text in an answer of JSON, in a fence or not; None if it is not what `SCHEMA` describes."""
-    bare = re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", answer.strip())
-    try:
-        found = json.loads(bare)
-    except (ValueError, RecursionError):
-        return None
-    text = found.get("polite") if isinstance(found, dict) else None
-    return text if isinstance(text, str) else None
-
-
 def same_model(asked: str, answered: str) -> bool:
     """Whether two names may be of one model: servers shorten them, and add folders, dates and file types."""
     first, second = (re.split(r"[/\\]", name.casefold())[-1].removesuffix(".gguf") for name in (asked, answered))
     return first in second or second in first
-
-
-def images_in(messages: Sequence[chat_prompt.Message]) -> int:
-    """Count the pictures in a request."""
-    contents = [message["content"] for message in messages]
-    return sum(part["type"] == "image_url" for content in contents if isinstance(content, list) for part in content)
-
-
-def _echoes(text: str, asked: chat_prompt.Message) -> bool:
-    content = asked["content"]
-    said = content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
-    return repeats(text, said)
 
 
 def _trial_image() -> Image:
