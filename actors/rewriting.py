@@ -62,6 +62,10 @@ class RewriterActor(RowActor):
             return RawRewriter()
         if config.kind == "endpoint":
             return EndpointRewriter(config.endpoint)
+        if config.kind == "vllm":
+            from polite_flamingo.rewriters.vllm import VllmRewriter
+
+            return VllmRewriter(config.vllm)
         from polite_flamingo.rewriters.flamingo import Rewriter
 
         return Rewriter(config.of_flamingo())

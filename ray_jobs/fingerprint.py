@@ -30,6 +30,12 @@ RESULTS_VERSION = 3
 UNSEEN = "name:"
 """Begins the fingerprint of a model whose files are elsewhere (see `hub.refuse_other_models`)."""
 
+_WHERE_VLLM = (
+    "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "gpu_memory_utilization",
+    "max_num_seqs", "max_num_batched_tokens", "enforce_eager", "enable_prefix_caching", "swap_space", "load_format",
+)  # fmt: skip
+"""Options of vLLM's engine that say how it uses the machine."""
+
 _WHERE = ("device", "threads", "engine")
 
 
@@ -47,6 +53,8 @@ def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dic
         names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
     elif rewriter.kind == "endpoint":
         named = {"rewriter": {"name": rewriter.endpoint.model, "fingerprint": f"{UNSEEN}{rewriter.endpoint.model}"}}
+    elif rewriter.kind == "vllm":
+        names = {"rewriter 1": rewriter.vllm.model, "rewriter 2": rewriter.vllm.lora}
     compared = () if rewriter.kind == "none" else ("sts", "nli")
     names |= {role: getattr(scoring, role) for role in (*compared, "clip", "clip_pretrained", "reward")}
     return named | fingerprints(names)
@@ -103,6 +111,11 @@ def _identity(rewriter: RewriterSection, models: dict[str, dict[str, str]], rows
         return _rewriting(rewriter.of_flamingo(), models, rows_per_call)
     if rewriter.kind == "endpoint":
         return {"kind": rewriter.kind, "model": rewriter.endpoint.model, **_chat(rewriter.endpoint)}
+    if rewriter.kind == "vllm":
+        engine = {name: value for name, value in rewriter.vllm.engine.items() if name not in _WHERE_VLLM}
+        names = _settings(rewriter.vllm, models)
+        return {"kind": rewriter.kind, "model": names["model"], "lora": names["lora"], "options": engine,
+                **_chat(rewriter.vllm)}  # fmt: skip
     return {"kind": rewriter.kind}
 
 

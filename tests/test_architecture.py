@@ -284,7 +284,9 @@ def test_what_is_imported_is_declared() -> None:
     }
     assert {"PIL", "ray", "torch"} <= foreign.keys()
     missing = {
-        name: module for name, module in foreign.items() if not declared & {_canonical(d) for d in origin.get(name, [])}
+        name: module
+        for name, module in foreign.items()
+        if not declared & {_canonical(d) for d in origin.get(name, [name])}
     }
     assert not missing, "add it to pyproject.toml and requirements.lock, or do without"
 

@@ -36,9 +36,14 @@ def lock() -> dict[str, str]:
     return pins
 
 
+ELSEWHERE = {"vllm"}
+"""Extras for an environment of their own, which the lock cannot hold: vLLM pins another torch and transformers."""
+
+
 def declared() -> list[Requirement]:
     """Every requirement of pyproject.toml, extras included; an extra's own extras are listed where they are defined."""
-    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    extras = PROJECT["project"]["optional-dependencies"]
+    groups = [PROJECT["project"]["dependencies"], *(extras[name] for name in extras.keys() - ELSEWHERE)]
     found = [Requirement(text) for group in groups for text in group]
     return [requirement for requirement in found if requirement.name != PROJECT["project"]["name"]]
 

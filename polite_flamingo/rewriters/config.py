@@ -15,7 +15,7 @@ from polite_flamingo.endpoints.servers import PATIENCE
 from polite_flamingo.flamingo.config import DecodingConfig, FlamingoConfig, RewriterConfig
 from polite_flamingo.sample import IMAGE_MARK
 
-Kind = Literal["flamingo", "endpoint", "none"]
+Kind = Literal["flamingo", "endpoint", "vllm", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PLACEHOLDERS = ("instruction", "annotation", "task", "language")
@@ -119,7 +119,7 @@ class ChatConfig:
         temperature: sampling temperature; 0 is greedy.
         top_p: nucleus sampling.
         seed: a different seed gives different samples; each request's own depends on its sample's key.
-        extra: further fields of each request, as they are, such as {top_k: 20} or {reasoning_effort: low}; a field
+        extra: further fields of each request (of vLLM's SamplingParams), as they are, such as {top_k: 20}; a field
             that is null is left out, such as {seed: null} for servers that do not know it.
     """
 
@@ -175,19 +175,42 @@ class EndpointConfig(ChatConfig, ServerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VllmConfig(ChatConfig):
+    """A chat model in vLLM's engine, inside each rewriting actor.
+
+    Attributes:
+        model: a folder, or a hub name.
+        lora: a LoRA adapter's folder or hub name; empty for none.
+        engine: arguments of `vllm.LLM`, as they are, such as {max_model_len: 8192, tensor_parallel_size: 2}.
+    """
+
+    model: str = ""
+    lora: str = ""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is set elsewhere."""
+        super().__post_init__()
+        if "model" in self.engine:
+            raise ValueError("vllm: name the model in rewriter.vllm.model, not in engine")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewriterSection(DecodingConfig):
     """The rewriter of a profile. The fields that `kind` does not name belong to a Flamingo.
 
     Attributes:
-        kind: flamingo (the paper's rewriter), endpoint (any chat model behind a server) or none (annotations stay as
-            they are, and are scored).
+        kind: flamingo (the paper's rewriter), endpoint (any chat model behind a server), vllm (any chat model inside
+            the workers) or none (annotations stay as they are, and are scored).
         flamingo: the model of the kind flamingo.
         endpoint: the servers of the kind endpoint.
+        vllm: the model of the kind vllm.
     """
 
     kind: Kind = "flamingo"
     flamingo: FlamingoConfig | None = None
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
     def __post_init__(self) -> None:
         """Raise ValueError if the chosen kind names no model."""
@@ -196,6 +219,8 @@ class RewriterSection(DecodingConfig):
             raise ValueError("rewriter: no section `rewriter.flamingo`; or choose another --rewriter.kind")
         if self.kind == "endpoint" and not self.endpoint.model:
             raise ValueError("rewriter: kind is endpoint: name its model in rewriter.endpoint.model")
+        if self.kind == "vllm" and not self.vllm.model:
+            raise ValueError("rewriter: kind is vllm: name the model in rewriter.vllm.model")
 
     def of_flamingo(self, what: str = "this") -> RewriterConfig:
         """Return the settings of a Flamingo. Raises `ValueError` for another kind. Args: what: who needs one."""

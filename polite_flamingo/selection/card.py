@@ -66,7 +66,14 @@ def _how_made(run: RunInfo) -> str:
     """Return how the responses came about, up to the number of annotations."""
     if run.rewriter == "none":
         return "responses that are annotations as they were, chosen from"
-    by = next((_line(model.name) for model in run.models if model.role == "rewriter"), "")
+    by = next(
+        (
+            _line(model.name)
+            for model in run.models
+            if model.role == "rewriter" or (run.rewriter == "vllm" and model.role == "rewriter 1")
+        ),
+        "",
+    )
     after = f"{by}, as Polite Flamingo does" if by else "Polite Flamingo"
     return f"polite responses, rewritten by {after} (arXiv 2307.01003) from"
 

@@ -54,7 +54,9 @@ def test_the_example_profile_is_whole() -> None:
     [
         ({}, "no section `rewriter.flamingo`"),
         ({"kind": "endpoint"}, "name its model in rewriter.endpoint.model"),
-        ({"kind": "other"}, "rewriter.kind: must be one of flamingo, endpoint, none, got 'other'"),
+        ({"kind": "vllm"}, "name the model in rewriter.vllm.model"),
+        ({"kind": "vllm", "vllm": {"model": "m", "engine": {"model": "n"}}}, "not in engine"),
+        ({"kind": "other"}, "rewriter.kind: must be one of flamingo, endpoint, vllm, none, got 'other'"),
         ({**ENDPOINT, "endpoint": {"model": "m", "urls": ["host:80"]}}, "urls must begin with http"),
         ({**ENDPOINT, "endpoint": {"model": "m", "urls": []}}, "at least one server"),
         ({**ENDPOINT, "endpoint": {"model": "m", "max_tokens": 0}}, "max_tokens must be at least 1"),
@@ -102,6 +104,11 @@ def test_what_decides_an_endpoints_texts_is_its_identity_and_where_it_runs_is_no
     prompts = {"system": "Hello", "examples": [], "template": "{instruction}{annotation}", "language": "German"}
     found |= {of(prompt={name: value}) for name, value in prompts.items()}
     assert len(found) == 13 and plain not in found
+    vllm = {
+        identity(kind="vllm", vllm={"model": "m", **more})
+        for more in ({}, {"lora": "l"}, {"engine": {"dtype": "float16"}}, {"engine": {"tensor_parallel_size": 2}})
+    }
+    assert len(vllm) == 3 and plain not in vllm, "how the engine uses the machine decides nothing"
     assert identity(kind="none") == identity(kind="none", generation={"max_new_tokens": 7}) != plain
 
 
