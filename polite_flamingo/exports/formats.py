@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 import pyarrow
 
 from polite_flamingo.conversations import polite_turns
-from polite_flamingo.exports.records import data_url, openai_record, pairs, same_text, sharegpt_record
+from polite_flamingo.exports.records import openai_record, pairs, picture_url, same_text, sharegpt_record
 from polite_flamingo.exports.rolling import Rolling
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample
@@ -224,7 +224,7 @@ class OpenaiExport(JsonlExport):
     """`openai`, with pictures in the records."""
 
     def _records(self, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
-        return (openai_record(sample, [data_url(image) for image in sample.images]) for sample in samples)
+        return (openai_record(sample, [picture_url(image) for image in sample.images]) for sample in samples)
 
 
 class OpenaiPathsExport(JsonlExport):

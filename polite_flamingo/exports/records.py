@@ -6,12 +6,12 @@ A turn without a polite response is context, and the assistant says its annotati
 from __future__ import annotations
 
 import base64
-import mimetypes
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from polite_flamingo.conversations import polite_text, polite_turns
-from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn, unmarked
+from polite_flamingo.endpoints.pictures import data_url
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Turn, unmarked
 
 Part = dict[str, Any]
 """A part of a message: {"type": "text", "text": …} or one that stands for a picture."""
@@ -39,7 +39,7 @@ def openai_record(sample: Sample, urls: Sequence[str]) -> dict[str, Any]:
 
     Args:
         sample: a kept sample.
-        urls: of each image (`data_url`, or a path).
+        urls: of each image (`picture_url`, or a path).
     """
     left = iter(urls)
     messages: list[dict[str, Any]] = []
@@ -99,7 +99,9 @@ def parts_of_text(instruction: str) -> list[Part]:
     return parts
 
 
-def data_url(image: Image) -> str:
-    """Return an image as a `data:` URL."""
-    kind = mimetypes.guess_type(f"x.{image.extension}")[0] or f"image/{image.extension}"
-    return f"data:{kind};base64,{base64.b64encode(image.data).decode()}"
+def picture_url(image: Image) -> str:
+    """Return an image as a `data:` URL that every server reads alike; a broken image's bytes as they are."""
+    try:
+        return data_url(image)
+    except BadSample:
+        return f"data:image/{image.extension};base64,{base64.b64encode(image.data).decode()}"

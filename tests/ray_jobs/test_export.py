@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Any
 import datasets
 import pytest
 import webdataset
+from PIL import Image as Pillow
 
 from polite_flamingo.exports import formats
 from polite_flamingo.exports.formats import EXPORTS, Export, Format
+from polite_flamingo.exports.records import picture_url
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import write_run
@@ -174,6 +179,39 @@ def test_conversations_are_told_turn_by_turn(tmp_path: Path) -> None:
     said = [part["text"] for message in second["prompt"] for part in message["content"] if part["type"] == "text"]
     assert said == ["What is this?", *texts[:1], "Who drew it?", "nobody", "And", "this?"]
     assert second["rejected"][0]["content"][0]["text"] == "square"
+
+
+def test_a_picture_in_a_record_is_one_that_every_server_reads_alike() -> None:
+    upright, turned, exif = Pillow.new("RGB", (40, 20), "red"), io.BytesIO(), Pillow.Exif()
+    exif[0x0112] = 6
+    upright.save(turned, "JPEG", exif=exif)
+    kind, _, data = picture_url(Image(extension="jpg", data=turned.getvalue())).partition(";base64,")
+    assert kind == "data:image/jpeg" and Pillow.open(io.BytesIO(base64.b64decode(data))).size == (20, 40)
+    broken = picture_url(Image(extension="png", data=b"no picture"))
+    assert broken == f"data:image/png;base64,{base64.b64encode(b'no picture').decode()}"
+
+
+def test_what_is_exported_is_ingested_again(tmp_path: Path) -> None:
+    """By the names of the sources: LLaMA-Factory's folder, OpenAI's messages, LLaVA's file."""
+    sample = conversation()
+    polite = [(turn.instruction.replace(" ", ""), turn.rewritten or turn.response) for turn in sample.turns]
+    written("sharegpt", tmp_path / "sharegpt")
+    finished = {"polite_flamingo": {"file_name": "data", "formatting": "sharegpt", "tags": {
+        "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+        "columns": {"messages": "messages", "images": "images"}}}  # fmt: skip
+    (tmp_path / "sharegpt/dataset_info.json").write_text(json.dumps(finished))
+    written("openai", tmp_path / "openai")
+    written("llava", tmp_path / "llava")
+    for source, files_at, images in (
+        ("llama_factory", "sharegpt", "sharegpt"), ("openai_messages", "openai/data", None),
+        ("llava", "llava/llava.json", "llava"),
+    ):  # fmt: skip
+        options = SourceOptions(annotations=(tmp_path / files_at,), images=tmp_path / images if images else None)
+        [row] = SOURCES[source].read(options)
+        assert isinstance(row, Sample), row
+        assert [(turn.instruction.replace(" ", ""), turn.response) for turn in row.turns] == polite
+        assert [image.data for image in row.images] == [image.data for image in sample.images]
+        assert [turn.learned for turn in row.turns] == [True, source != "openai_messages", True, True]
 
 
 @pytest.mark.parametrize("name", ["parquet", "webdataset", "sharegpt", "openai", "pairs"])
