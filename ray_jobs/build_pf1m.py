@@ -54,7 +54,7 @@ class BuildConfig:
     Attributes:
         input: a folder of .tar shards, one .tar, a pattern in quotes, or a list of these (.txt); also s3:// addresses.
         out: the output folder, or an address (s3://, gs://, az://); on several machines, all of them must reach it.
-        rewriter: the model that rewrites, and how it decodes.
+        rewriter: what rewrites: a Flamingo, a chat model behind a server or in vLLM, or nothing (`kind`).
         scoring: the models that score.
         thresholds: what is kept; applied at the end, and again by select in seconds.
         prices: of tokens and device time; applied at the end, like thresholds.

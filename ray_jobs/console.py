@@ -272,7 +272,9 @@ def _help(one: ConfigField) -> str:
         said += " (required)"
     elif one.default not in ("", (), {}, None, False) or type(one.default) in (int, float):
         shown = str(one.default).lower() if isinstance(one.default, bool) else one.default
-        shown = ", ".join(map(str, shown)) if isinstance(shown, tuple) else shown
+        if isinstance(shown, tuple):
+            records = any(map(dataclasses.is_dataclass, shown))
+            shown = f"{len(shown)} built in" if records else ", ".join(map(str, shown))
         said += f" (default: {shown})"
     return said.strip().replace("%", "%%")
 
