@@ -163,3 +163,12 @@ def test_so_many_failures_in_a_row_are_the_servers(two: list[FakeChat]) -> None:
             ask(servers, "[500]")
     with pytest.raises(EndpointDown, match="failed 3 requests in a row"):
         ask(servers, "[500]")
+
+
+def test_a_server_that_takes_too_long_is_left_for_another_and_gets_less(two: list[FakeChat]) -> None:
+    slow, good = two
+    slow.hold = lambda: threading.Event().wait(PATIENCE)
+    impatient = ServerConfig(timeout=0.3, attempts=50, pause=0.0, longest_pause=0.0, concurrency=8)
+    servers = Servers([slow.url, good.url], impatient)  # the good one has as little time
+    assert [ask(servers, str(n)) for n in range(4)] == [f"{POLITE}{n}." for n in range(4)]
+    assert slow.bodies and servers.metrics()["requests_at_once"] < 16

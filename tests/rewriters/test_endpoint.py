@@ -281,3 +281,16 @@ def test_answers_that_cannot_be_kept_are_not_bought(chat: FakeChat, tmp_path: Pa
     rewriter = EndpointRewriter(config(chat))
     with pytest.raises(OSError), AnswerStore(location(tmp_path) / "answers" / "s0") as answers:
         rewriter.rewrite([sample("a")], Usage(), answers)
+
+
+def test_answers_are_kept_in_a_bucket_too(chat: FakeChat, bucket: str) -> None:
+    folder, rewriter = location(bucket) / "answers" / "s0", EndpointRewriter(config(chat))
+    for _ in range(2):
+        with AnswerStore(folder) as answers:
+            assert rewriter.rewrite([sample("a"), sample("b", 1)], Usage(), answers) == [
+                [f"{POLITE}a."],
+                [f"{POLITE}b."],
+            ]
+    assert len(chat.bodies) == 2 and len(folder.names(".jsonl")) == 1
+    forget_finished(location(bucket) / "answers", {})
+    assert not folder.names()
