@@ -118,6 +118,11 @@ def cost_of(usage: Mapping[str, int], prices: Prices) -> Cost:
     return Cost(models=models, prices=prices)
 
 
+def cost_from(record: Mapping[str, Any], prices: Prices) -> Cost:
+    """Read what `Cost.to_json` wrote. Args: prices: in the record, loaded."""
+    return Cost(models=tuple(ModelCost(**model) for model in record["models"]), prices=prices)
+
+
 def _model_cost(model: str, used: Usage, prices: Prices) -> ModelCost:
     price = prices.tokens.get(model, TokenPrices())
     cached_price = price.prompt if price.cached is None else price.cached

@@ -22,6 +22,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "select": ("ray_jobs.select", "apply other thresholds to a finished build, in seconds"),
         "export": ("ray_jobs.export", "kept samples -> the format of a trainer or a hub"),
         "push": ("ray_jobs.push", "an export, or a build's Parquet -> a dataset repository of a hub"),
+        "compare": ("ray_jobs.compare", "two builds of the same input side by side, on one page"),
         "replay": ("ray_jobs.replay", "run the quarantined rows of a build again"),
     },
     "train and evaluate": {

@@ -1,0 +1,1 @@
+"""Two builds of the same input compared: what each keeps, which texts are preferred, what they cost."""
