@@ -18,8 +18,10 @@ import multiprocessing
 import os
 import random
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -157,18 +159,30 @@ def measure_finding(rows: int, folder: Path) -> None:
     )
 
 
-def _find(shards: list[tuple[str, Path, int]], scratch: Path, answer: object) -> None:
+def _find(shards: list[tuple[str, Path, int]], scratch: Path, answer: Any) -> None:
     entries = [(name, location(path), count) for name, path, count in shards]
     find(entries[:1], scratch=scratch)
-    before, began, wall = _peak(), time.process_time(), time.perf_counter()
+    peak = [before := _memory()]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            peak[0] = max(peak[0], _memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began, wall = time.process_time(), time.perf_counter()
     found: NearDuplicates = find(entries, scratch=scratch)
-    answer.send((found, time.process_time() - began, time.perf_counter() - wall, _peak() - before))  # type: ignore[attr-defined]
+    cpu, wall = time.process_time() - began, time.perf_counter() - wall
+    over.set()
+    watcher.join()
+    answer.send((found, cpu, wall, peak[0] - before))
 
 
-def _peak() -> int:
-    """Return the most memory that this process has had; getrusage would begin with its parent's."""
+def _memory() -> int:
+    """Return the memory of this process that is no file's, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
 
 def misses(shards: list[tuple[str, Path, int]], scores: np.ndarray) -> tuple[int, int]:

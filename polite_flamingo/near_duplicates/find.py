@@ -8,8 +8,9 @@ texts without pictures are compared with one another. Pictures are the same up t
 the same ones if they do so one by one, in order.
 
 Candidates come from locality-sensitive hashing: the MinHash is cut into `BANDS`, and samples with one equal band are
-compared. All but a few pairs above 0.6 are found so, and fewer below; a sample without a candidate gets 0. The texts'
-signatures lie in a file on this machine's disk, and one band is sorted at a time.
+compared. All but a few pairs above 0.6 are found so, and fewer below; a sample without a candidate gets 0. Everything
+lies in files on this machine's disk, about 190 bytes a sample with a picture, and is sorted in buckets (`buckets.py`).
+Memory holds the scores, two bytes a sample.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from polite_flamingo.near_duplicates.buckets import chunks, on_disk, sorted_by_key
 from polite_flamingo.near_duplicates.pictures import compare_pictures
 from polite_flamingo.near_duplicates.signatures import PERMUTATIONS, PICTURE_BITS, Signatures
 from polite_flamingo.sample import Sample
@@ -34,9 +37,6 @@ ROWS = PERMUTATIONS // BANDS
 
 NEIGHBOURS = 64
 """Most samples before it, in the order of one band, that a sample is compared with."""
-
-CHUNK = 1 << 16
-"""Samples, or pairs, that are worked on at once."""
 
 READERS = 16
 _NO_PICTURE = 255
@@ -103,10 +103,12 @@ def find(shards: Sequence[tuple[str, Location | None, int]], *, scratch: Path, m
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     places: dict[str, tuple[int, int]] = {}
-    unsigned, counts, pictures = list[str](), list[np.ndarray](), list[np.ndarray]()
+    unsigned = list[str]()
     ordered = sorted(shards, key=lambda shard: shard[0])
-    total = 0
-    with (scratch / "texts").open("wb") as file:
+    total = pictures = 0
+    names = ("texts", "counts", "pictures")
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((scratch / name).open("wb")) for name in names}
         for (name, _, _), found in zip(ordered, in_order(_read, ordered, READERS), strict=True):
             made_by = made_by or (found.made_by if found else "")
             if found is None or found.made_by != made_by:
@@ -114,16 +116,18 @@ def find(shards: Sequence[tuple[str, Location | None, int]], *, scratch: Path, m
                 continue
             places[name] = total, len(found.counts)
             total += len(found.counts)
-            file.write(np.ascontiguousarray(found.texts).tobytes())
-            counts.append(found.counts)
-            pictures.append(found.pictures)
+            pictures += len(found.pictures)
+            for kind, file in files.items():
+                file.write(np.ascontiguousarray(getattr(found, kind)).tobytes())
     try:
-        if not total:
-            empty = np.zeros(0, np.uint8)
-            return NearDuplicates(texts=empty, pictures=empty, places=places, unsigned=unsigned)
-        texts = np.memmap(scratch / "texts", np.uint8, "r", shape=(total, PERMUTATIONS))
-        shown, nearest = _compare_pictures(np.concatenate(counts).astype(np.int64), np.concatenate(pictures))
-        return NearDuplicates(texts=_compare_texts(texts, shown), pictures=nearest, places=places, unsigned=unsigned)
+        scores = np.zeros(0, np.uint8), np.zeros(0, np.uint8)
+        if total:
+            texts = np.memmap(scratch / "texts", np.uint8, "r", shape=(total, PERMUTATIONS))
+            counts = np.memmap(scratch / "counts", np.uint32, "r", shape=(total,))
+            hashes = np.memmap(scratch / "pictures", np.uint64, "r") if pictures else np.zeros(0, np.uint64)
+            shown, nearest = _compare_pictures(counts, hashes, scratch)
+            scores = _compare_texts(texts, shown, scratch), nearest
+        return NearDuplicates(texts=scores[0], pictures=scores[1], places=places, unsigned=unsigned)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -144,55 +148,67 @@ def _read(shard: tuple[str, Location | None, int]) -> Signatures | None:
     return found
 
 
-def _compare_pictures(counts: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compare_pictures(counts: np.ndarray, hashes: np.ndarray, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return for each sample a number that stands for the pictures it shows, and the bits equal to earlier ones."""
-    owners = np.repeat(np.arange(len(counts)), counts)
-    found = compare_pictures(hashes, owners)
-    first = np.cumsum(counts) - counts
-    numbers = _mixed(found.groups.astype(np.uint64) + np.uint64(1), np.arange(len(owners)) - first[owners])
-    shown, nearest = np.zeros(len(counts), np.uint64), np.full(len(counts), _NO_PICTURE, np.uint8)
-    if len(owners):
-        some = np.flatnonzero(counts)
-        shown[some] = np.add.reduceat(numbers, first[some])
-        nearest[some] = np.minimum.reduceat(found.equal_bits, first[some])
+    owners = on_disk(scratch / "owners", np.int64, len(hashes))
+    end = 0
+    for rows in chunks(len(counts)):
+        start, end = end, end + int(counts[rows].sum())
+        owners[start:end] = np.repeat(rows, counts[rows])
+    found = compare_pictures(hashes, owners, scratch)
+    shown, nearest = on_disk(scratch / "shown", np.uint64, len(counts)), np.full(len(counts), _NO_PICTURE, np.uint8)
+    end = 0
+    for rows in chunks(len(counts)):
+        start, end = end, end + int(counts[rows].sum())
+        some = rows[counts[rows] > 0]
+        if len(some):
+            first = np.cumsum(counts[some], dtype=np.int64) - counts[some]
+            places = np.arange(end - start) - np.repeat(first, counts[some])
+            numbers = _mixed(found.groups[start:end].astype(np.uint64) + np.uint64(1), places)
+            shown[some] = np.add.reduceat(numbers, first)
+            nearest[some] = np.minimum.reduceat(found.equal_bits[start:end], first)
     return shown, nearest
 
 
-def _compare_texts(texts: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def _compare_texts(texts: np.ndarray, shown: np.ndarray, scratch: Path) -> np.ndarray:
     """Return for each sample the bytes equal to those of the most similar earlier text with the same pictures."""
-    best = np.zeros(len(texts), np.uint8)
-    whole = np.concatenate([_hash(texts[rows], shown[rows]) for rows in _chunks(len(texts))])
-    different = np.sort(np.unique(whole, return_index=True)[1])
-    repeated = np.ones(len(texts), bool)
-    repeated[different] = False
-    best[repeated] = PERMUTATIONS
-    del whole, repeated
+    count = len(texts)
+    best = np.zeros(count, np.uint8)
+    whole = ((_hash(texts[rows], shown[rows]), rows) for rows in chunks(count))
+    for keys, rows in sorted_by_key(whole, count, scratch):
+        best[rows[1:][keys[1:] == keys[:-1]]] = PERMUTATIONS
     for band in range(BANDS):
-        keys = np.concatenate([_band_keys(texts, shown, different[rows], band) for rows in _chunks(len(different))])
-        order = np.argsort(keys, kind="stable")
-        keys, order = keys[order] >> np.uint64(32), different[order]
-        at = np.arange(1, len(order))
-        for distance in range(1, NEIGHBOURS + 1):
-            at = at[at >= distance]
-            at = at[keys[at] == keys[at - distance]]
-            if not len(at):
-                break
-            _compare(texts, shown, order[at], order[at - distance], best)
+        entries = _band_keys(texts, shown, best, band)
+        for found, rows in sorted_by_key(entries, count, scratch):
+            keys, at = found >> np.uint64(32), np.arange(1, len(found))
+            for distance in range(1, NEIGHBOURS + 1):
+                at = at[at >= distance]
+                at = at[keys[at] == keys[at - distance]]
+                if not len(at):
+                    break
+                _compare(texts, shown, rows[at], rows[at - distance], best)
     return best
 
 
-def _band_keys(texts: np.ndarray, shown: np.ndarray, samples: np.ndarray, band: int) -> np.ndarray:
-    """Return a number for each sample: pictures and band above, the next band below, so that the most similar meet."""
+def _band_keys(
+    texts: np.ndarray, shown: np.ndarray, best: np.ndarray, band: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield a number for each sample that repeats no other, and the sample.
+
+    Pictures and the band are above, the next band below, so that the most similar of those with an equal band meet.
+    """
     after = (band + 1) % BANDS
-    high = _hash(texts[samples, band * ROWS : (band + 1) * ROWS], shown[samples])
-    low = _hash(texts[samples, after * ROWS : (after + 1) * ROWS], shown[samples])
-    return (high & np.uint64(0xFFFFFFFF00000000)) | (low >> np.uint64(32))
+    for rows in chunks(len(texts)):
+        rows = rows[best[rows] < PERMUTATIONS]
+        high = _hash(texts[rows, band * ROWS : (band + 1) * ROWS], shown[rows])
+        low = _hash(texts[rows, after * ROWS : (after + 1) * ROWS], shown[rows])
+        yield (high & np.uint64(0xFFFFFFFF00000000)) | (low >> np.uint64(32)), rows
 
 
 def _compare(texts: np.ndarray, shown: np.ndarray, left: np.ndarray, right: np.ndarray, best: np.ndarray) -> None:
     same = shown[left] == shown[right]
     left, right = left[same], right[same]
-    for rows in _chunks(len(left)):
+    for rows in chunks(len(left)):
         equal = np.count_nonzero(texts[left[rows]] == texts[right[rows]], axis=1).astype(np.uint8)
         np.maximum.at(best, np.maximum(left[rows], right[rows]), equal)
 
@@ -210,7 +226,3 @@ def _mixed(numbers: np.ndarray, place: np.ndarray | int) -> np.ndarray:
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.asarray(mixed ^ (mixed >> np.uint64(31)))
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from polite_flamingo.near_duplicates import buckets
 from polite_flamingo.near_duplicates.find import NearDuplicates, find
 from polite_flamingo.near_duplicates.pictures import SAME_BITS, compare_pictures
 from polite_flamingo.near_duplicates.signatures import Signatures, sign
@@ -100,18 +101,25 @@ def test_a_picture_that_does_not_decode_equals_its_copies_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("bits", range(SAME_BITS + 1))
-def test_every_pair_of_hashes_that_differs_in_few_bits_is_found(bits: int) -> None:
+def test_every_pair_of_hashes_that_differs_in_few_bits_is_found(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 1000 if bits % 2 else buckets.BUCKET_BYTES)
     rng = np.random.default_rng(bits)
     hashes = rng.integers(1 << 64, size=600, dtype=np.uint64)
     flips = [sum(1 << int(bit) for bit in rng.choice(64, bits, replace=False)) for _ in range(600)]
     both = np.concatenate([hashes, hashes ^ np.array(flips, np.uint64)])
-    found = compare_pictures(both, np.arange(len(both)))
+    found = compare_pictures(both, np.arange(len(both)), tmp_path)
     assert (found.equal_bits[600:] >= 64 - bits).all() and (found.equal_bits[:600] < 64 - SAME_BITS).all()
     assert (found.groups[:600] == found.groups[600:]).all() and len(np.unique(found.groups)) == 600
 
 
-def test_what_is_found_is_what_comparing_all_pairs_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bucket_bytes", [buckets.BUCKET_BYTES, 500])
+def test_what_is_found_is_what_comparing_all_pairs_finds(
+    tmp_path: Path, bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of three themes in six shards: some are copies with a few words changed, of one of two pictures."""
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", bucket_bytes)
     rng = random.Random(0)
     words = [f"word{number}" for number in range(400)]
     themes = [rng.choices(words, k=30) for _ in range(60)]
