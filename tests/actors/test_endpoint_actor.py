@@ -27,10 +27,12 @@ def start(chat: FakeChat, source: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def usage_of(out: Path) -> Usage:
+    """Return what the rewriter consumed for all shards, without its time."""
     layout, usage = OutputLayout(root=out), Usage()
     for name in layout.finished():
         usage.update(read_manifest(layout.manifest(name)).usage)
-    return usage
+    found = {name.removeprefix("rewriting."): count for name, count in usage.items() if "milliseconds" not in name}
+    return Usage(found)
 
 
 def kept(out: Path) -> int:

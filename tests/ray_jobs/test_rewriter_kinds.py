@@ -12,12 +12,12 @@ import pytest
 from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.rewriters.config import EndpointConfig, RewriterSection
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest
+from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import read_run
-from polite_flamingo.usage import Usage
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.console import JobFailed
+from tests.actors.test_endpoint_actor import usage_of
 from tests.rewriters.test_endpoint import BAD_ANSWERS
 from tests.support import build_world, fake_actors
 from tests.support.build_world import outcome, stats, write_world
@@ -50,9 +50,7 @@ def test_every_answer_ends_in_the_right_place(
         asked = len(chat.bodies)
         build(job, None, fake_actors.FakeScoringActor)
         assert len(chat.bodies) == asked, "a finished build asks nothing"
-    layout, usage = OutputLayout(root=out), Usage()
-    for name in layout.finished():
-        usage.update(read_manifest(layout.manifest(name)).usage)
+    layout, usage = OutputLayout(root=out), usage_of(out)
     assert usage["requests"] == 48 - 3 and usage["generated_tokens"] > usage["requests"]
     assert not layout.answers.names()
     printed = capsys.readouterr().out

@@ -20,6 +20,8 @@ from polite_flamingo.rewriters.vllm import VllmRewriter
 from polite_flamingo.sample import BadSample
 from polite_flamingo.usage import Usage
 from tests.rewriters.test_endpoint import conversation, picture, sample
+from tests.support.patience import wait_until
+from tests.support.processes import family, kill
 
 REPO = Path(__file__).parents[2]
 PYTHON = os.environ.get("POLITE_FLAMINGO_VLLM_PYTHON", "")
@@ -111,11 +113,15 @@ def test_a_tiny_vision_model_rewrites_in_the_real_engine(tmp_path: Path) -> None
         pytest.skip("POLITE_FLAMINGO_SHARED must name the folder with real_models/tiny_qwen2_vl.py")
     environment = {**os.environ, "PYTHONPATH": str(REPO), "VLLM_CPU_KVCACHE_SPACE": "1",
                    "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
-    command = [PYTHON, "-m", "tests.support.run_vllm", shared, str(tmp_path / "vllm")]
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=590)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stderr[-3000:]
-    found = json.loads(lines[0].removeprefix("FOUND "))
+    folder, log = tmp_path / "vllm", tmp_path / "log"
+    command = [PYTHON, "-m", "tests.support.run_vllm", shared, str(folder)]
+    with log.open("wb") as said, subprocess.Popen(command, cwd=REPO, env=environment, stdout=said, stderr=said) as run:
+        try:
+            wait_until(lambda: (folder / "found.json").exists() or run.poll() is not None, 580)
+        finally:
+            kill(family(run.pid) if run.poll() is None else [])  # vLLM's own processes end slowly
+    assert (folder / "found.json").exists(), log.read_text()[-3000:]
+    found = json.loads((folder / "found.json").read_text())
     counted = found["counted"]
     tokens = [counted[name]["prompt_tokens"] for name in ("text", "picture", "pictures")]
     assert tokens[0] < tokens[1] < tokens[2], "the model sees each picture"

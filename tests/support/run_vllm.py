@@ -1,4 +1,6 @@
-"""`PYTHON -m tests.support.run_vllm SHARED FOLDER`: rewrite with vLLM in a Python that has it; print what came as JSON.
+"""`PYTHON -m tests.support.run_vllm SHARED FOLDER`: rewrite with vLLM in a Python that has it.
+
+What came of it is in FOLDER/found.json.
 
 The model is a Qwen2-VL with random weights, made here; its texts have no sense, but pictures, turns, counts and
 failures go the real way.
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -79,8 +80,9 @@ def main(shared: str, folder: str) -> None:
     parts = bisector.run(lambda some: rewriter.rewrite(some, Usage()), rows)
     failed = {one[0].key: str(found) for one, found in parts if isinstance(found, BadSample)}
     rows_seen = [row.key for one, _ in parts for row in one]
-    print("FOUND", json.dumps({"counted": counted, "failed": failed, "rows": rows_seen}), flush=True)
-    os._exit(0)  # vLLM's own processes take long to end
+    made = Path(folder, "found.tmp")
+    made.write_text(json.dumps({"counted": counted, "failed": failed, "rows": rows_seen}))
+    made.replace(Path(folder, "found.json"))
 
 
 if __name__ == "__main__":
