@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest
 from polite_flamingo.usage import Usage
@@ -41,6 +42,7 @@ def kept(out: Path) -> int:
     return sum(lines) + 30 * len(OutputLayout(root=out).finished())
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_again_and_again_asks_no_answered_question_twice(tmp_path: Path) -> None:
     source = write_world(tmp_path / "in", shards=3, rows=30)
     out, calm = tmp_path / "out", tmp_path / "calm"

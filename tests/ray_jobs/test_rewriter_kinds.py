@@ -24,7 +24,7 @@ from tests.support.build_world import outcome, stats, write_world
 from tests.support.fake_chat import MODEL, FakeChat, fake_chat
 from tests.support.patience import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def config(source: Path, out: Path, chat: FakeChat, **settings: Any) -> Any:
@@ -78,7 +78,6 @@ def test_a_server_that_breaks_the_rules_ends_the_job_with_one_line(
     assert re.search("wrong|right", "".join(path.read_text() for path in out.glob("*.*"))) is None, "the key is nowhere"
 
 
-@pytest.mark.slow
 def test_any_dataset_can_be_scored_as_it_is(
     demo_folder: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
