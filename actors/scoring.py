@@ -16,8 +16,11 @@ from polite_flamingo.usage import Usage
 class Scores(Protocol):
     """What the actor needs of the models."""
 
-    def score(self, samples: Sequence[Sample]) -> Sequence[Mapping[str, Any] | BadSample]:
-        """Return the scores of each single-turn sample, in order, or why there are none."""
+    def score(self, samples: Sequence[Sample], usage: Usage) -> Sequence[Mapping[str, Any] | BadSample]:
+        """Return the scores of each single-turn sample, in order, or why there are none.
+
+        Adds what servers say it cost to `usage`.
+        """
 
 
 class ScoringActor(RowActor):
@@ -39,7 +42,7 @@ class ScoringActor(RowActor):
             {n: part for n, part in parts_of(sample).items() if len(sample.turns) == 1 or part.rewritten is not None}
             for sample in samples
         ]
-        found = iter(self.model.score([part for one in parts for part in one.values()]))
+        found = iter(self.model.score([part for one in parts for part in one.values()], usage))
         return [
             joined(sample, {number: _scored(part, next(found)) for number, part in one.items()})
             for sample, one in zip(samples, parts, strict=True)

@@ -46,6 +46,9 @@ from ray_jobs.selection_summary import conclude
 MOST_SHARDS_AT_ONCE = 16
 """Shards that one actor holds in memory, at most."""
 
+SHARDS_AT_SERVERS = 4
+"""Shards that a scoring actor has in work if all of its models are behind servers, which then never wait for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
@@ -100,7 +103,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         forget_finished(layout.answers, todo)
         if todo:
             print_world_warning(world, todo)
-            try_out(config.rewriter)
+            try_out(config.rewriter, config.scoring)
             rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor, until_selected)
         changed = None
         if todo or not select.is_current(layout, config.thresholds, config.prices):
@@ -126,8 +129,8 @@ def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
     return config_hash(config.rewriter, config.scoring, models, config.pools.rewriting.rows_per_call), models
 
 
-def try_out(rewriter: RewriterSection) -> None:
-    """Ask the rewriter's servers for one text, so that their problems show before Ray starts.
+def try_out(rewriter: RewriterSection, scoring: ScoringConfig) -> None:
+    """Ask the servers of the rewriter and of the filters once, so that their problems show before Ray starts.
 
     Raises:
         EndpointDown: they do not answer as they should.
@@ -136,6 +139,11 @@ def try_out(rewriter: RewriterSection) -> None:
         from polite_flamingo.rewriters.endpoint import EndpointRewriter
 
         for line in EndpointRewriter(rewriter.endpoint).try_out():
+            print(line)
+    if scoring.endpoints():
+        from polite_flamingo.filters import models
+
+        for line in models.try_out(scoring, compare=rewriter.kind != "none"):
             print(line)
 
 
@@ -187,7 +195,13 @@ def rewrite_and_score(
                 by_name(rewriters),
                 shards_at_once=shards_at_once(config),
             ),
-            ActorPool(scoring_actor or scores, config.scoring, pools.scoring, by_name(scorers)),
+            ActorPool(
+                scoring_actor or scores,
+                config.scoring,
+                pools.scoring,
+                by_name(scorers),
+                shards_at_once=SHARDS_AT_SERVERS if config.scoring.all_served else 1,
+            ),
         ]
         commit = partial(
             commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images, near=True

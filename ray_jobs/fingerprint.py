@@ -55,9 +55,12 @@ def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dic
         named = {"rewriter": {"name": rewriter.endpoint.model, "fingerprint": f"{UNSEEN}{rewriter.endpoint.model}"}}
     elif rewriter.kind == "vllm":
         names = {"rewriter 1": rewriter.vllm.model, "rewriter 2": rewriter.vllm.lora}
-    compared = () if rewriter.kind == "none" else ("sts", "nli")
-    names |= {role: getattr(scoring, role) for role in (*compared, "clip", "clip_pretrained", "reward")}
-    return named | fingerprints(names)
+    compare = rewriter.kind != "none"
+    served = {
+        role: {"name": one.model, "fingerprint": f"{UNSEEN}{one.model}"}
+        for role, one in scoring.endpoints(compare=compare).items()
+    }
+    return named | fingerprints(names | scoring.names(compare=compare)) | served
 
 
 def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -75,8 +78,8 @@ def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 
 def with_files(models: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
-    """Return the models without one that only a server has."""
-    return {role: model for role, model in models.items() if role != "rewriter"}
+    """Return the models without those that only a server has."""
+    return {role: model for role, model in models.items() if model["fingerprint"] != f"{UNSEEN}{model['name']}"}
 
 
 def by_name(models: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -99,7 +102,7 @@ def config_hash(
         {
             "version": RESULTS_VERSION,
             "rewriter": _identity(rewriter, models, rows_per_call),
-            "scoring": _settings(scoring, models),
+            "scoring": _scoring(scoring, models),
             "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
         }
     )
@@ -117,6 +120,12 @@ def _identity(rewriter: RewriterSection, models: dict[str, dict[str, str]], rows
         return {"kind": rewriter.kind, "model": names["model"], "lora": names["lora"], "options": engine,
                 **_chat(rewriter.vllm)}  # fmt: skip
     return {"kind": rewriter.kind}
+
+
+def _scoring(scoring: ScoringConfig, models: dict[str, dict[str, str]]) -> Any:
+    """Return what decides the scores: of a model behind servers its name, route and labels, not where it runs."""
+    served = {role: endpoint.identity() for role, endpoint in scoring.endpoints().items()}
+    return _settings(scoring, models) | served
 
 
 def _chat(config: ChatConfig) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.ledger import OutputLayout, read_scored
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
+from polite_flamingo.usage import Usage
 from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.cluster import running_ray
 
@@ -80,7 +81,7 @@ class TimedActor(RewriterActor):
 class NoScores:
     """A scorer that scores nothing."""
 
-    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def score(self, samples: Sequence[Sample], usage: Usage) -> list[dict[str, Any]]:
         """Return no scores."""
         return [{} for _ in samples]
 

@@ -35,12 +35,14 @@ class StandIn:
         load_seconds: time until the model is loaded.
         log: folder for the times at which each actor worked; "" for none.
         kind: of the rewriter, as in a profile; with the kind flamingo the job itself asks no server.
+        all_served: of the scorer: whether its models are behind servers.
     """
 
     seconds_per_row: float = 0.0
     load_seconds: float = 0.0
     log: str = ""
     kind: str = "flamingo"
+    all_served: bool = False
 
     def wait(self, samples: Sequence[Sample]) -> None:
         """Sleep for as long as a model would take for these rows."""
@@ -64,7 +66,7 @@ class StandInModel:
         """Return no metrics."""
         return {}
 
-    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def score(self, samples: Sequence[Sample], usage: Usage) -> list[dict[str, Any]]:
         """Return scores that pass every threshold."""
         self.config.wait(samples)
         return [dict(SCORES) for _ in samples]

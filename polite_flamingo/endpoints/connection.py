@@ -122,7 +122,7 @@ class Connection:
         Args:
             path: below the base URL, such as /chat/completions.
             body: the request as JSON.
-            read: extracts the result from the JSON object in the response.
+            read: extracts the result from the JSON object in the response; a list comes as its `data`.
 
         Raises:
             Failed: there is no answer, but a later try may get one.
@@ -143,6 +143,8 @@ class Connection:
         except (ValueError, RecursionError):
             start = self._without_key(found[:4096].decode("utf-8", "replace"))[:60]
             raise Failed("not JSON", f"the response is not JSON: {start!r}") from None
+        if isinstance(answer, list):
+            answer = {"data": answer}  # TEI's routes answer with bare lists
         if not isinstance(answer, dict):
             raise Failed("not JSON", "the response is not a JSON object")
         try:

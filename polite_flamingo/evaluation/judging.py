@@ -24,11 +24,10 @@ from typing import Any, Literal, Protocol
 
 from polite_flamingo.endpoints.answers import BROKEN, Fault, faults, repeats, says_nothing, without_reasoning
 from polite_flamingo.evaluation.metrics import METRICS, metrics_of
-from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
-from polite_flamingo.filters.politeness import Politeness
+from polite_flamingo.filters.models import load_models
+from polite_flamingo.filters.nli import label, premise_and_hypothesis
 from polite_flamingo.filters.rouge_l import rouge_l
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.filters.sts import Sts
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
 from polite_flamingo.text_files import is_writable
 
@@ -59,14 +58,10 @@ class Judges:
 
     def __init__(self, config: ScoringConfig):
         """Load the models. Raises ValueError for a model of the wrong kind."""
-        if config.threads:
-            import torch
-
-            torch.set_num_threads(config.threads)
-        where: dict[str, Any] = {"device": config.device, "batch_size": config.batch_size}
-        self.nli: Scores = Nli(config.nli, **where)
-        self.sts: Scores = Sts(config.sts, **where)
-        self.reward: Scores = Politeness(config.reward, **where)
+        self.nli: Scores
+        self.sts: Scores
+        self.reward: Scores
+        self.nli, self.sts, self.reward = load_models(config, ("nli", "sts", "reward"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +226,7 @@ def _score(
     for metric, places in wanted.items():
         texts = [(samples[place], str(given_to[name][place])) for name, place in places]
         for (name, place), number in zip(places, _numbers(metric, texts, judges), strict=True):
-            if math.isfinite(number):
+            if not isinstance(number, BadSample) and math.isfinite(number):
                 judged.scores[name][metric][place] = round(number, 4)
             else:
                 _count(judged.unscored[name], metric)
@@ -259,21 +254,22 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
     return "empty" in found
 
 
-def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
-    """Return one score per sample and answer."""
+def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float | BadSample]:
+    """Return one score per sample and answer, or why a server gives none."""
     if metric == "reward":
         return judges.reward.score([(question_of(sample), answer) for sample, answer in texts])
     if metric == "sts":
         return judges.sts.score([(sample.response, answer) for sample, answer in texts])
     if metric == "rouge_l":
         once = {(sample.response, answer) for sample, answer in texts}
-        found = {(target, answer): rouge_l(target=target, prediction=answer).f1 for target, answer in once}
-        return [found[sample.response, answer] for sample, answer in texts]
+        f1 = {(target, answer): rouge_l(target=target, prediction=answer).f1 for target, answer in once}
+        return [f1[sample.response, answer] for sample, answer in texts]
     pairs = [
         premise_and_hypothesis(question=question_of(sample), output=answer, original=sample.response)
         for sample, answer in texts
     ]
-    return [entailed(logits) for logits in judges.nli.score(pairs)]
+    found = judges.nli.score(pairs)
+    return [logits if isinstance(logits, BadSample) else entailed(logits) for logits in found]
 
 
 def question_of(sample: Sample) -> str:

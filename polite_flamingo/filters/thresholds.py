@@ -73,9 +73,11 @@ class Thresholds:
     """The threshold of each check: the paper's value if it gives one, else ours.
 
     Attributes:
-        min_words: texts with fewer whitespace-separated words are `too_short`. The paper gives no number.
+        min_words: texts with fewer whitespace-separated words are `too_short`. The paper gives no number. Words of
+            scripts without spaces are estimated (`scripts.py`).
         max_words: texts with more words are `too_long`. Ours; the reference generates at most 1024 tokens.
-        min_characters: texts with fewer characters are `too_short`. Ours.
+        min_characters: texts with fewer characters are `too_short`; a Chinese, Japanese or Korean one counts as two.
+            Ours.
         max_characters: texts with more characters are `too_long`, such as one endless word. Ours.
         unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. The paper drops such
             texts; its code stores Rouge-L without a threshold.

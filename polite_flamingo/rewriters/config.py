@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from polite_flamingo.endpoints.connection import ServerConfig
-from polite_flamingo.endpoints.servers import PATIENCE
+from polite_flamingo.endpoints.config import ServersConfig
 from polite_flamingo.flamingo.config import DecodingConfig, FlamingoConfig, RewriterConfig
 from polite_flamingo.sample import IMAGE_MARK
 
@@ -144,34 +143,13 @@ class ChatConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointConfig(ChatConfig, ServerConfig):
-    """OpenAI-compatible chat servers of one model.
-
-    Attributes:
-        urls: base addresses, such as [http://10.0.0.1:8000/v1, http://10.0.0.2:8000/v1].
-        model: its name on the servers.
-        answers_as: how the servers' answers name the model, if not as `model`; empty for the same name.
-        concurrency: most requests that one server gets at once.
-        patience: seconds that servers which are busy or gone are waited for before the job ends.
-    """
-
-    urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
-    model: str = ""
-    answers_as: str = ""
-    concurrency: int = 64
-    patience: float = PATIENCE
+class EndpointConfig(ChatConfig, ServersConfig):
+    """OpenAI-compatible chat servers of one model."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no server can do."""
-        ServerConfig.__post_init__(self)
+        ServersConfig.__post_init__(self)
         ChatConfig.__post_init__(self)
-        if self.patience < 0:
-            raise ValueError("endpoint: patience must not be negative")
-        for url in self.urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"endpoint: urls must begin with http:// or https://, not {url[:60]!r}")
-        if not self.urls or len(set(self.urls)) < len(self.urls):
-            raise ValueError("endpoint: urls must name at least one server, and each once")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 from PIL import Image as Pillow
 
 from polite_flamingo.endpoints.answers import Unfinished, ending, first_choice, without_reasoning
-from polite_flamingo.endpoints.connection import EndpointDown, Refused
+from polite_flamingo.endpoints.connection import Refused
+from polite_flamingo.endpoints.responses import refuse_other_model, usage_of
 from polite_flamingo.endpoints.servers import Servers
 from polite_flamingo.rewriters import chat_prompt
 from polite_flamingo.rewriters.answer_store import Answer, AnswerStore, digest
@@ -124,12 +124,7 @@ class EndpointRewriter:
     def _read(self, response: dict[str, Any]) -> Answer:
         """Return what a response holds. Raises `EndpointDown` if another model has answered."""
         answer = read_answer(response)
-        expected = self.config.answers_as or self.config.model
-        if answer.model and not same_model(expected, answer.model):
-            raise EndpointDown(
-                f"asked for the model {expected}, and {answer.model} answered: name it in rewriter.endpoint.model; if "
-                "the server only calls it so, set rewriter.endpoint.answers_as"
-            )
+        refuse_other_model(response, self.config.model, self.config.answers_as, "rewriter.endpoint")
         return answer
 
 
@@ -155,25 +150,10 @@ def read_answer(response: Mapping[str, Any]) -> Answer:
     Raises:
         LookupError, TypeError: it has another form.
     """
-    used = response.get("usage")
-    used = used if isinstance(used, dict) else {}
-    details = used.get("prompt_tokens_details")
-    found = {
-        "prompt_tokens": used.get("prompt_tokens"),
-        "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else 0,
-        "generated_tokens": used.get("completion_tokens"),
-    }
-    counts = {name: count for name, count in found.items() if isinstance(count, int) and count > 0}
     model = response.get("model")
     text = first_choice(response)
     valid = ending(text.encode("utf-8", "replace").decode(), getattr(text, "why", None))  # no half surrogate pairs
-    return Answer(text=valid, model=model if isinstance(model, str) else "", usage=counts)
-
-
-def same_model(asked: str, answered: str) -> bool:
-    """Whether two names may be of one model: servers shorten them, and add folders, dates and file types."""
-    first, second = (re.split(r"[/\\]", name.casefold())[-1].removesuffix(".gguf") for name in (asked, answered))
-    return first in second or second in first
+    return Answer(text=valid, model=model if isinstance(model, str) else "", usage=usage_of(response))
 
 
 def _trial_image() -> Image:

@@ -39,9 +39,13 @@ def test_equals_the_package_on_any_text(a: list[str], b: list[str]) -> None:
     )
 
 
+LATIN = st.characters(max_codepoint=0x024F) | st.characters(min_codepoint=0x1E00, max_codepoint=0x1EFF)
+SIGNS = st.characters(min_codepoint=0x2000, max_codepoint=0x2BFF)
+
+
 @settings(deadline=None)
-@given(st.text(max_size=60))
-def test_tokens_equal_the_package_s(text: str) -> None:
+@given(st.text(alphabet=LATIN | SIGNS, max_size=60))
+def test_tokens_of_latin_script_equal_the_package_s(text: str) -> None:
     from nltk.stem.porter import PorterStemmer
     from rouge_score import tokenize
 
@@ -60,3 +64,16 @@ def test_an_annotation_of_a_hundred_thousand_characters_takes_no_table() -> None
     start = time.process_time()
     assert rouge_l(target=long, prediction=long).f1 == 1.0
     assert time.process_time() - start < 30  # the package needs 400 million cells here: many minutes, gigabytes
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "f1"),
+    [
+        ("красный круг", "Это красный круг.", 0.8),  # 2 of 2 and 2 of 3 words
+        ("红色", "这是红色的", 4 / 7),  # 2 of 2 and 2 of 5 letters
+        ("iPhone 红色", "红色的 iPhones", 4 / 7),  # 红色 in order, the stemmed word in the other
+        ("红色", "蓝绿", 0.0),
+    ],
+)
+def test_words_of_other_scripts_count_too(target: str, prediction: str, f1: float) -> None:
+    assert rouge_l(target=target, prediction=prediction).f1 == pytest.approx(f1)

@@ -14,9 +14,10 @@ from PIL import Image as Pillow
 
 from polite_flamingo.conversations import with_texts
 from polite_flamingo.endpoints.connection import EndpointDown
+from polite_flamingo.endpoints.responses import same_model
 from polite_flamingo.rewriters.answer_store import AnswerStore, forget, forget_finished
 from polite_flamingo.rewriters.config import EndpointConfig, Example, PromptConfig
-from polite_flamingo.rewriters.endpoint import EndpointRewriter, same_model
+from polite_flamingo.rewriters.endpoint import EndpointRewriter
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Turn
 from polite_flamingo.storage.location import location
 from polite_flamingo.usage import Usage

@@ -49,7 +49,7 @@ class FakeRewriter:
 class FakeScorer:
     """Scores that pass every threshold."""
 
-    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def score(self, samples: Sequence[Sample], usage: Usage) -> list[dict[str, Any]]:
         return [
             {
                 "words": 9, "characters": 50, "same_text": False, "rouge_l": 0.5, "repetition": 0.0, "reward_raw": -1.0,

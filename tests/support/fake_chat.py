@@ -44,10 +44,11 @@ class FakeChat(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    handler: type[BaseHTTPRequestHandler]
     request_queue_size = 256
 
     def __init__(self, port: int = 0, model: str = MODEL, answer: Callable[[str], str] | None = None):
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), self.handler)
         self.model = model
         self.answer = answer or (lambda text: POLITE + text.rpartition("Annotation:")[2].strip() + ".")
         self.bodies: list[dict[str, Any]] = []
@@ -81,7 +82,7 @@ class FakeChat(ThreadingHTTPServer):
                 one.shutdown(socket.SHUT_RDWR)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ChatHandler(BaseHTTPRequestHandler):
     server: FakeChat
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -152,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length or len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+FakeChat.handler = ChatHandler
 
 
 def said(body: dict[str, Any]) -> tuple[str, list[Pillow.Image]]:

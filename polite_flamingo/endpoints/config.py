@@ -1,0 +1,38 @@
+"""Settings of servers that all hold the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polite_flamingo.endpoints.connection import ServerConfig
+from polite_flamingo.endpoints.servers import PATIENCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServersConfig(ServerConfig):
+    """Servers of one model.
+
+    Attributes:
+        urls: base addresses, such as [http://10.0.0.1:8000/v1, http://10.0.0.2:8000/v1].
+        model: its name on the servers.
+        answers_as: how the servers' answers name the model, if not as `model`; empty for the same name.
+        concurrency: most requests that one server gets at once.
+        patience: seconds that servers which are busy or gone are waited for before the job ends.
+    """
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    model: str = ""
+    answers_as: str = ""
+    concurrency: int = 64
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no server can do."""
+        super().__post_init__()
+        if self.patience < 0:
+            raise ValueError("endpoint: patience must not be negative")
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"endpoint: urls must begin with http:// or https://, not {url[:60]!r}")
+        if not self.urls or len(set(self.urls)) < len(self.urls):
+            raise ValueError("endpoint: urls must name at least one server, and each once")
