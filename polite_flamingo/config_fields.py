@@ -60,7 +60,7 @@ def config_fields(kind: type, at: str = "") -> Iterator[ConfigField]:
 def all_config_fields(kind: type, at: str = "", base: Any = dataclasses.MISSING) -> Iterator[ConfigField]:
     """Yield the fields of a dataclass and, after each section, the fields in it, with their effective defaults."""
     for one in config_fields(kind, at):
-        if base not in (dataclasses.MISSING, None):
+        if isinstance(base, kind):
             one = dataclasses.replace(one, default=getattr(base, one.path.rpartition(".")[2]))
         yield one
         if one.section:

@@ -97,7 +97,10 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The result of one check of one sample: `keep`, a stable snake_case `reason` ("" if kept), and the score."""
+    """The result of one check of one sample: `keep`, a stable snake_case `reason`, and the score.
+
+    The reason of a kept sample is "", or "does not apply: …" where a filter does not know the language.
+    """
 
     filter: str
     keep: bool

@@ -12,6 +12,7 @@ EXTRAS = {
     "flamingo": ("numba", "open_flamingo", "peft", "scipy", "sentencepiece"),
     "heic": ("pillow_heif",),
     "hub": ("huggingface_hub",),
+    "languages": ("py3langid",),
     "ray": ("ray", "tensorboardX"),
     "serving": (
         "fastapi", "prometheus_client", "pydantic", "pydantic_core", "python_multipart", "starlette", "uvicorn",

@@ -125,7 +125,8 @@ def _identity(rewriter: RewriterSection, models: dict[str, dict[str, str]], rows
 def _scoring(scoring: ScoringConfig, models: dict[str, dict[str, str]]) -> Any:
     """Return what decides the scores: of a model behind servers its name, route and labels, not where it runs."""
     served = {role: endpoint.identity() for role, endpoint in scoring.endpoints().items()}
-    return _settings(scoring, models) | served
+    unset = {name for name in ("judge", "languages") if not getattr(scoring, name)}  # folders from before them open
+    return {name: value for name, value in _settings(scoring, models).items() if name not in unset} | served
 
 
 def _chat(config: ChatConfig) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import source_of
 
 LEDGER_OUTPUTS = (
-    *OUTPUT_FOLDERS, "config.yaml", "run.json", "stats.json", "ray_data_stats.txt",
+    *OUTPUT_FOLDERS, "config.yaml", "run.json", "stats.json", "agreement.json", "ray_data_stats.txt",
     "pf1m.json", "llava.json", "report.html", "preview.html", "README.md",
 )  # fmt: skip
 """What a build or a distortion leaves in its folder."""

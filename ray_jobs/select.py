@@ -25,6 +25,7 @@ from typing import Any
 
 from polite_flamingo.config import read_yaml
 from polite_flamingo.cost import Cost, Prices, cost_of
+from polite_flamingo.evaluation.agreement import Agreement
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.near_duplicates.find import NearDuplicates, Scores, with_scores
 from polite_flamingo.report.gallery import collect_gallery
@@ -159,7 +160,8 @@ def _write_results(
     gallery = collect_gallery(
         total, thresholds, read=lambda name: with_scores(read_scored(layout, name), near.of(name))
     )
-    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else (), cost)
+    differences = changed.rows() if changed else ()
+    page = render(total, thresholds, run, gallery, annotations, differences, cost, _agreements(layout, run))
     layout.report.put(page)
     counts = total.total()
     stats = {
@@ -180,6 +182,16 @@ def _write_results(
         "statistics": total.to_json(),
     }
     write_stats(layout, stats)
+
+
+def _agreements(layout: OutputLayout, run: RunInfo) -> list[Agreement]:
+    """Return what `judge-agreement` measured, if it was of these scores."""
+    if not layout.agreement.exists():
+        return []
+    with undamaged(layout.agreement, "delete it and run polite-flamingo judge-agreement again"):
+        record = json.loads(layout.agreement.read_text())
+        found = [Agreement.from_json(one) for one in record["agreements"]]
+        return found if record["config_hash"] == run.config_hash else []
 
 
 def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:

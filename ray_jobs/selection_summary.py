@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polite_flamingo.faults.hints import commonest, hint
-from polite_flamingo.filters.thresholds import not_compared
+from polite_flamingo.filters.thresholds import not_compared, not_scored
 from polite_flamingo.formatting import money
 from polite_flamingo.selection.difference import Difference
 from polite_flamingo.selection.statistics import KEPT, DatasetCounts, Statistics
@@ -70,7 +70,7 @@ def print_summary(layout: OutputLayout) -> None:
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
     note = run.note if run is not None else ""
-    for line in filter(None, (stats["another_world"], note or not_compared(total.tasks))):
+    for line in filter(None, (stats["another_world"], note or not_compared(total.tasks), not_scored(total.not_scored))):
         print(line)
     if examples := statistics.quarantine.get(commonest(total.quarantined)):
         folder = layout.root / "quarantine"

@@ -74,6 +74,13 @@ def data_url(image: Image, max_side: int | None = None) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def trial_image() -> Image:
+    """Return a small blue picture, to ask a server whether it takes any."""
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (56, 56), "skyblue").save(buffer, "PNG")
+    return Image(extension="png", data=buffer.getvalue())
+
+
 def _encoded(picture: Pillow.Image, lossy: bool, max_side: int | None) -> tuple[str, bytes]:
     """Return an upright image's MIME type and bytes, scaled down to `max_side`."""
     if max_side is not None:

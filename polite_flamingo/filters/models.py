@@ -6,7 +6,7 @@ A profile names each model in a field of `ScoringConfig`: a name loads it here, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.filters.clipscore import ClipScore
@@ -17,6 +17,8 @@ from polite_flamingo.filters.endpoint_config import (
     RewardEndpoint,
     StsEndpoint,
 )
+from polite_flamingo.filters.judge import Judge, JudgeEndpoint
+from polite_flamingo.filters.languages import check_languages
 from polite_flamingo.filters.nli import Nli
 from polite_flamingo.filters.politeness import Politeness
 from polite_flamingo.filters.served_models import ServedClip, ServedModel, ServedNli, ServedReward, ServedSts
@@ -39,6 +41,9 @@ class ScoringConfig:
         clip_pretrained: tag or file of the weights of a named `clip`; empty for a folder.
         reward: a sequence classifier with one label (the paper: OpenAssistant/reward-model-deberta-v3-large-v2), or
             servers of a reward model.
+        judge: servers of a chat model that marks each text from 1 to 5 on four axes; null for no judge.
+        languages: model (sts, nli, clip, reward) -> codes of the languages that it knows, such as {nli: [en]}; texts in
+            others are not scored by it. A model that is not listed knows all.
         batch_size: rows per forward pass of a model on this machine.
         device: a torch device, such as cpu or cuda.
         threads: torch's CPU threads; 0 keeps torch's default.
@@ -49,14 +54,20 @@ class ScoringConfig:
     clip: str | ClipEndpoint = "zoo:clip"
     clip_pretrained: str = ""
     reward: str | RewardEndpoint = "zoo:reward"
+    judge: JudgeEndpoint | None = None
+    languages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     batch_size: int = 64
     device: str = "cpu"
     threads: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if `languages` names no model."""
+        check_languages(self.languages)
+
     @property
     def all_served(self) -> bool:
         """Whether no model runs on this machine."""
-        return len(self.endpoints()) == len(MODELS)
+        return set(MODELS) <= set(self.endpoints())
 
     def endpoints(self, *, compare: bool = True) -> dict[str, FilterEndpoint]:
         """Return the models that are behind servers, by name of the field. Args: compare: see `Scorer`."""
@@ -70,7 +81,7 @@ class ScoringConfig:
 
 
 def _used(compare: bool) -> tuple[str, ...]:
-    return (*(("sts", "nli") if compare else ()), "clip", "clip_pretrained", "reward")
+    return (*(("sts", "nli") if compare else ()), "clip", "clip_pretrained", "reward", "judge")
 
 
 def load_models(config: ScoringConfig, names: Sequence[str] = MODELS) -> list[Any]:
@@ -135,4 +146,5 @@ SERVED: dict[str, Callable[[Any], ServedModel]] = {
     "nli": ServedNli,
     "clip": ServedClip,
     "reward": ServedReward,
+    "judge": Judge,
 }

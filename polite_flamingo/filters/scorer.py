@@ -11,16 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from polite_flamingo.filters.judge import AXES, Judge
+from polite_flamingo.filters.languages import Languages
 from polite_flamingo.filters.models import ScoringConfig, load_models, scores_of
 from polite_flamingo.filters.nli import premise_and_hypothesis
 from polite_flamingo.filters.paragraphs import paragraphs
 from polite_flamingo.filters.rules import rules
-from polite_flamingo.filters.thresholds import FILTERS_OF_TASK
+from polite_flamingo.filters.thresholds import FILTERS_OF_TASK, NOT_SCORED
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.text_files import is_writable
 from polite_flamingo.usage import Usage
 
 __all__ = ["Scorer", "ScoringConfig"]
+
+SCORES_OF = {
+    "reward": ("reward_raw", "reward"),
+    "sts": ("sts",),
+    "nli": ("nli",),
+    "clipscore": ("clip_paragraphs",),
+    "judge": tuple(f"judge_{axis}" for axis in AXES),
+}
+"""Filter -> its keys in `Sample.scores`; all None where the filter does not score a sample."""
 
 
 class Scorer:
@@ -34,8 +45,12 @@ class Scorer:
 
     def __init__(self, config: ScoringConfig, *, compare: bool = True):
         self._clip, self._reward = load_models(config, ("clip", "reward"))
-        compared = load_models(config, ("sts", "nli")) if compare else [None, None]
-        self._sts, self._nli = compared
+        self._judge = Judge(config.judge) if config.judge else None
+        self._languages = Languages(config.languages)
+        self._sts: Any = None
+        self._nli: Any = None
+        if compare:
+            self._sts, self._nli = load_models(config, ("sts", "nli"))
 
     def score(self, samples: Sequence[Sample], usage: Usage | None = None) -> list[dict[str, Any] | BadSample]:
         """Return each sample's scores, in order (keys: docs/architecture.md), or the `BadSample` that says why not.
@@ -54,10 +69,27 @@ class Scorer:
         rows = [_ScoringRow(sample=sample, failure=_refusal(sample)) for sample in samples]
         good = [row for row in rows if row.failure is None]
         self._add_rules(good)
-        self._add_rewards(good, used)
-        for name, add in (("sts", self._add_sts), ("nli", self._add_nli), ("clipscore", self._add_clipscores)):
-            add([row for row in good if name in FILTERS_OF_TASK[row.sample.task] and row.failure is None], used)
+        filters = (
+            ("reward", self._add_rewards),
+            ("sts", self._add_sts),
+            ("nli", self._add_nli),
+            ("clipscore", self._add_clipscores),
+            ("judge", self._add_marks),
+        )
+        for name, add in filters:
+            add([row for row in good if row.failure is None and self._reads(name, row)], used)
         return [row.failure or row.scores for row in rows]
+
+    def _reads(self, name: str, row: _ScoringRow) -> bool:
+        """Whether a filter applies to a row and its model knows the language; if only that it does not, note it."""
+        if name not in (*FILTERS_OF_TASK[row.sample.task], "reward", "judge"):
+            return False
+        said = [row.sample.response, row.text]
+        texts = {"clipscore": [row.text], "sts": said}.get(name, [*said, row.sample.question])
+        strange = self._languages.strange_to(name, texts)
+        if strange and not (self._sts is None and name in ("sts", "nli")):
+            row.skip(name, strange, SCORES_OF[name])
+        return not strange
 
     def _add_rules(self, rows: list[_ScoringRow]) -> None:
         for row in rows:
@@ -94,6 +126,15 @@ class Scorer:
         for row, values in zip(rows, scores_of(self._clip, texts, usage), strict=True):
             row.add("clip_paragraphs", values, _all_stored)
 
+    def _add_marks(self, rows: list[_ScoringRow], usage: Usage) -> None:
+        if self._judge is None:
+            return
+        for row, found in zip(rows, self._judge.score([row.sample for row in rows], usage), strict=True):
+            if isinstance(found, str):
+                row.skip("judge", found, SCORES_OF["judge"])
+            else:
+                row.scores.update({f"judge_{axis}": mark for axis, mark in found.items()})
+
 
 @dataclass
 class _ScoringRow:
@@ -106,6 +147,11 @@ class _ScoringRow:
     @property
     def text(self) -> str:
         return self.sample.rewritten or ""
+
+    def skip(self, filter_name: str, why: str, scores: Sequence[str]) -> None:
+        """Note why a filter does not score the sample."""
+        self.scores.setdefault(NOT_SCORED, {})[filter_name] = why
+        self.scores.update(dict.fromkeys(scores))
 
     def add(self, name: str, found: Any, stored: Callable[[Any], Any]) -> None:
         """Store a score; a `BadSample` in its place fails the sample, and the first one counts."""

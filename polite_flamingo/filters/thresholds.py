@@ -38,6 +38,13 @@ and none for conversations, which it does not rewrite."""
 NEAR_DUPLICATES = "near_duplicates"
 """A filter of every task. Its scores compare a sample with others, so a selection adds them; some shards have none."""
 
+JUDGE = "judge"
+"""A filter of every task, if a profile has a judge."""
+
+NOT_SCORED = "not_scored"
+"""Key in `Sample.scores`: filter -> why it does not score the sample. Its model does not know the language, or a judge
+gives no marks."""
+
 UNSCORED = "unscored"
 TURN_FAILED = "turn_failed"
 """A turn of a conversation that could not be rewritten or scored; `Turn.failed` says why."""
@@ -57,6 +64,17 @@ def not_compared(tasks: Mapping[str, int]) -> str:
         "compares the text with the annotation or the image. If they are questions or captions, say so at ingest "
         "(--extra task=vqa)."
     )
+
+
+def not_scored(reasons: Mapping[str, int]) -> str:
+    """Describe in one line the texts that filters did not score, and that were judged without them; "" if there are
+    none.
+
+    Args:
+        reasons: "FILTER: why" -> number of texts.
+    """
+    found = [f"{count:,} by {reason.replace(': ', ' (', 1)})" for reason, count in sorted(reasons.items()) if count]
+    return f"Texts not scored, and judged without that filter: {', '.join(found)}." if found else ""
 
 
 KeepTurns = Literal["drop", "cut", "all"]
@@ -95,6 +113,12 @@ class Thresholds:
             the same pictures are `near_duplicate`. Off by default; 0.8 is usual. Ours.
         near_image: samples whose pictures have at least this share of bits in common with earlier ones are
             `repeated_image`, whatever they ask. Off by default: datasets ask several questions about a picture. Ours.
+        judge_relevance: texts with a lower mark of the judge (1 to 5) are `low_relevance`. The judge's thresholds are
+            off by default: how far it can be trusted depends on its model.
+        judge_correctness: texts with a lower mark are `low_correctness`. Ours.
+        judge_visual_dependency: texts with a lower mark are `low_visual_dependency`; those without a picture have none.
+            Ours.
+        judge_formatting: texts with a lower mark are `low_formatting`. Ours.
         polite_already: an annotation with at least this reward may stay unchanged, as in conversations whose answers
             are polite. Ours; off by default, since the scale depends on the reward model.
         keep_turns: what becomes of a conversation with failing turns: "drop" them, "cut" it before the first of them,
@@ -114,6 +138,10 @@ class Thresholds:
     nli_entailment: float | None = None
     near_text: float | None = None
     near_image: float | None = None
+    judge_relevance: float | None = None
+    judge_correctness: float | None = None
+    judge_visual_dependency: float | None = None
+    judge_formatting: float | None = None
     polite_already: float | None = None
     keep_turns: KeepTurns = "drop"
 
@@ -187,6 +215,17 @@ def is_raw(scores: Mapping[str, Any]) -> bool:
 
 def _compared(score: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping[str, Any], Thresholds], float | None]:
     return lambda scores, thresholds: None if is_raw(scores) else score(scores)
+
+
+def _mark(name: str) -> Callable[[Mapping[str, Any], Thresholds], float | None]:
+    """A judge's mark; a missing one counts only if there is a threshold: a judge's failure alone costs no sample."""
+
+    def mark(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
+        found = _number(scores.get(name))
+        missing = name not in scores or (math.isnan(found) and getattr(thresholds, name) is None)
+        return None if missing else found
+
+    return mark
 
 
 def _sameness(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
@@ -266,9 +305,14 @@ CHECKS: tuple[Check, ...] = (
           suggested=0.8),
     Check(name="near_image", filter=NEAR_DUPLICATES, reason="repeated_image", comparison="below",
           score=_field_if_any("near_image"), label="similarity to earlier pictures", step=0.01, suggested=0.93),
+    *(
+        Check(name=f"judge_{axis}", filter=JUDGE, reason=f"low_{axis}", comparison="at_least",
+              score=_mark(f"judge_{axis}"), label=f"the judge's mark of {axis.replace('_', ' ')}", step=1, suggested=3)
+        for axis in ("relevance", "correctness", "visual_dependency", "formatting")
+    ),
 )  # fmt: skip
 
-FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli", NEAR_DUPLICATES)
+FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli", NEAR_DUPLICATES, JUDGE)
 
 REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for check in CHECKS), UNSCORED, TURN_FAILED)
 """Every reason a scored sample can be rejected for."""
@@ -283,7 +327,7 @@ def checks(sample: Sample, thresholds: Thresholds) -> Iterator[tuple[Check, floa
     if sample.task not in FILTERS_OF_TASK:
         raise ValueError(f"{sample.key}: no filter supports task {sample.task!r}; add it to FILTERS_OF_TASK")
     for check in CHECKS:
-        if check.filter in (*FILTERS_OF_TASK[sample.task], NEAR_DUPLICATES):
+        if check.filter in (*FILTERS_OF_TASK[sample.task], NEAR_DUPLICATES, JUDGE):
             score = check.score(sample.scores, thresholds)
             if score is not None:
                 yield check, score
@@ -293,19 +337,32 @@ def apply_thresholds(sample: Sample, thresholds: Thresholds) -> list[Verdict]:
     """Return the verdict of every check that applies, in the paper's order; a sample is kept if all verdicts keep it.
 
     A score that is missing or not finite is never kept (reason `unscored`). The same holds for a sample without a
-    finite reward, since every exported record contains one.
+    finite reward, since every exported record contains one. A filter whose model does not know the language keeps the
+    sample, and its verdict says so.
     """
     verdicts = []
+    strange = _strange(sample.scores)
     for check, score in checks(sample, thresholds):
-        if math.isnan(score):
+        if check.filter in strange:
+            verdicts.append(Verdict(filter=check.name, keep=True, reason=strange[check.filter]))
+        elif math.isnan(score):
             verdicts.append(Verdict(filter=check.name, keep=False, reason=UNSCORED))
         else:
             keep = check.passes(score, getattr(thresholds, check.name))
             verdicts.append(Verdict(filter=check.name, keep=keep, reason="" if keep else check.reason, score=score))
     rewards = [_number(sample.scores.get(name)) for name in ("reward_raw", "reward")]
-    if any(map(math.isnan, rewards)):
+    if "reward" in strange:
+        verdicts.append(Verdict(filter="reward", keep=True, reason=strange["reward"]))
+    elif any(map(math.isnan, rewards)):
         verdicts.append(Verdict(filter="reward", keep=False, reason=UNSCORED))
     return verdicts
+
+
+def _strange(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return the filters whose model does not know the language -> what their verdict says."""
+    found = scores.get(NOT_SCORED)
+    reasons = found.items() if isinstance(found, dict) else ()
+    return {name: f"does not apply: {why}" for name, why in reasons if name != JUDGE and isinstance(why, str)}
 
 
 def first_failure(verdicts: list[Verdict]) -> Verdict | None:

@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from polite_flamingo.conversations import parts_of
 from polite_flamingo.filters.thresholds import (
     FILTERS,
+    JUDGE,
     REJECTIONS,
     TURN_FAILED,
     Thresholds,
@@ -43,6 +44,9 @@ MAX_WORST_CARDS = 3
 
 CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.filter == "rules", FILTERS.index(check.filter)))
 """The checks of models first: their thresholds are the ones that users move."""
+
+
+_MARKS = {check.name for check in CHECK_OF.values() if check.filter == JUDGE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +198,9 @@ def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
             yield label, fixed(scores[name])
     if scores.get("clip_paragraphs"):
         yield "CLIPScore", " · ".join(map(fixed, scores["clip_paragraphs"]))
+    marks = {name.removeprefix("judge_").replace("_", " "): mark for name, mark in scores.items() if name in _MARKS}
+    if marks and None not in marks.values():
+        yield "judge", " · ".join(f"{axis} {mark}" for axis, mark in marks.items())
     logits = scores.get("nli")
     if logits and None not in logits:
         label = ("contradiction", "entailment", "neutral")[max(range(3), key=lambda i: (logits[i], -i))]

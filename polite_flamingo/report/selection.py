@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polite_flamingo.cost import Cost
+from polite_flamingo.evaluation.agreement import Agreement
 from polite_flamingo.filters.thresholds import (
     CHECKS,
+    JUDGE,
     KEEP_TURNS,
     NEAR_DUPLICATES,
     TURN_FAILED,
     UNSCORED,
     Check,
     Thresholds,
+    not_scored,
 )
 from polite_flamingo.report.gallery import CHECKS_BY_INTEREST, Group
 from polite_flamingo.report.selection_charts import reward_chart, what_if_chart
@@ -41,6 +44,7 @@ STAGE_NAMES = {
     "clipscore": "CLIPScore",
     "nli": "NLI",
     NEAR_DUPLICATES: "Near-duplicates",
+    JUDGE: "Judge",
     UNSCORED: "Without a score",
     TURN_FAILED: "Without a text",
 }
@@ -51,6 +55,7 @@ STAGE_NOTES = {
     "clipscore": "a caption's paragraphs must describe the image",
     "nli": "an answer must not contradict the annotated one",
     NEAR_DUPLICATES: "nearly the same as an earlier sample",
+    JUDGE: "a chat model's marks from 1 to 5",
     UNSCORED: "a model gave no finite number",
     TURN_FAILED: "a turn of a conversation could not be rewritten or scored",
 }
@@ -66,6 +71,10 @@ REASON_NAMES = {
     "nli_not_entailed": "does not say the answer",
     "near_duplicate": "nearly an earlier sample",
     "repeated_image": "picture seen before",
+    "low_relevance": "beside the question",
+    "low_correctness": "wrong, says the judge",
+    "low_visual_dependency": "needs no picture",
+    "low_formatting": "badly written",
     UNSCORED: "without a score",
     TURN_FAILED: "turn failed",
     WITH_CONVERSATION: "passed, but went with their conversation",
@@ -83,6 +92,10 @@ CHECK_NAMES = {
     "nli_entailment": "NLI, entailed only",
     "near_text": "Near-duplicates",
     "near_image": "Pictures seen before",
+    "judge_relevance": "Judge: relevance",
+    "judge_correctness": "Judge: correctness",
+    "judge_visual_dependency": "Judge: visual dependency",
+    "judge_formatting": "Judge: formatting",
 }
 MODEL_NAMES = {"rewriting": "Rewriting", "scoring": "Scoring"}
 NO_COST = Cost()
@@ -122,6 +135,7 @@ def render(
     annotations: Annotations = NOTHING,
     changed: Sequence[tuple[str, str]] = (),
     cost: Cost = NO_COST,
+    agreements: Sequence[Agreement] = (),
 ) -> str:
     """Return the page as HTML.
 
@@ -133,15 +147,18 @@ def render(
         annotations: counts of annotation records before the build, if known.
         changed: the differences from the previous selection (`Difference.rows`).
         cost: what the models consumed.
+        agreements: of the judge with NLI and with people, if they were measured.
     """
     return fill(
         "selection",
         run=run,
         thresholds=thresholds,
         warning=run.world.warning(statistics.of_another_world()) if run.world else "",
+        not_scored=not_scored(statistics.total().not_scored),
         total=statistics.total(),
         annotations=annotations,
         changed=changed,
+        agreements=[one.row() for one in agreements],
         whole=statistics.total().rows + annotations.before,
         before=_before(annotations),
         funnel=funnel(statistics),
@@ -180,7 +197,7 @@ def funnel(statistics: Statistics) -> list[Step]:
         reasons = tuple((reason, count) for reason, count in rejections(total) if stage_of(reason) == stage)
         removed = sum(count for _, count in reasons)
         judged = any(statistics.curves[check.name].scores.total for check in CHECKS if check.filter == stage)
-        if removed or (judged and stage != NEAR_DUPLICATES):  # which is off by default
+        if removed or (judged and stage not in (NEAR_DUPLICATES, JUDGE)):  # which are off by default
             note = STAGE_NOTES[stage]
             steps.append(Step(stage=stage, name=name, note=note, reaching=left, removed=removed, reasons=reasons))
             left -= removed

@@ -8,23 +8,21 @@ servers reject fails its turn too. What is wrong with the servers raises `Endpoi
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from PIL import Image as Pillow
-
 from polite_flamingo.endpoints.answers import Unfinished, ending, first_choice, without_reasoning
 from polite_flamingo.endpoints.connection import Refused
+from polite_flamingo.endpoints.pictures import trial_image
 from polite_flamingo.endpoints.responses import refuse_other_model, usage_of
 from polite_flamingo.endpoints.servers import Servers
 from polite_flamingo.rewriters import chat_prompt
 from polite_flamingo.rewriters.answer_store import Answer, AnswerStore, digest
 from polite_flamingo.rewriters.config import ChatConfig, EndpointConfig
 from polite_flamingo.rewriters.dialogue import Ask, Dialogue, Text, polite_of, rewritten_text
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
 from polite_flamingo.seeds import seed_number
 from polite_flamingo.usage import Usage
 
@@ -78,7 +76,7 @@ class EndpointRewriter:
         Raises:
             EndpointDown: none answers, or one rejects the key, the model or the request.
         """
-        config, images = self.config, [_trial_image()] if self.config.pictures else []
+        config, images = self.config, [trial_image()] if self.config.pictures else []
         question = IMAGE_MARK * len(images) + "What is the weather like?"
         message = chat_prompt.user(config, question, "sunny", "vqa", images)
         body = request_body(config, config.model, [*self._opening, message], "")
@@ -154,9 +152,3 @@ def read_answer(response: Mapping[str, Any]) -> Answer:
     text = first_choice(response)
     valid = ending(text.encode("utf-8", "replace").decode(), getattr(text, "why", None))  # no half surrogate pairs
     return Answer(text=valid, model=model if isinstance(model, str) else "", usage=usage_of(response))
-
-
-def _trial_image() -> Image:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (56, 56), "skyblue").save(buffer, "PNG")
-    return Image(extension="png", data=buffer.getvalue())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from polite_flamingo.cost import Cost
-from polite_flamingo.filters.thresholds import CHECKS, KEEP_TURNS, REJECTIONS, Thresholds, not_compared
+from polite_flamingo.filters.thresholds import CHECKS, KEEP_TURNS, REJECTIONS, Thresholds, not_compared, not_scored
 from polite_flamingo.formatting import fixed, money, table
 from polite_flamingo.selection.statistics import KEPT, UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
@@ -132,7 +132,7 @@ def card(
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
         *([f"{contents.remark}\n"] if contents.remark else []),
-        *(f"**{_line(line)}**\n" for line in (warning, run.note or not_compared(total.tasks)) if line),
+        *(f"**{_line(line)}**\n" for line in _warnings(total, run, warning)),
         "## Counts",
         "",
         *_counts(statistics, total),
@@ -165,6 +165,12 @@ def card(
         LICENCE,
     ]
     return "\n".join(lines).encode("utf-8", "replace").decode()
+
+
+def _warnings(total: DatasetCounts, run: RunInfo, foreign: str) -> Iterator[str]:
+    """Yield what a reader must know first."""
+    found = (foreign, run.note or not_compared(total.tasks), not_scored(total.not_scored))
+    return (line for line in found if line)
 
 
 def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:

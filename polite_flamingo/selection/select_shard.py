@@ -18,6 +18,7 @@ from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
 from polite_flamingo.filters.thresholds import (
     CHECKS,
     FILTERS_OF_TASK,
+    NOT_SCORED,
     TURN_FAILED,
     Thresholds,
     apply_thresholds,
@@ -232,6 +233,8 @@ def _count(statistics: Statistics, sample: Sample, judged: list[_Judged]) -> Non
         counts.turns.update(turn.reason or KEPT for turn in judged)
     for turn in judged:
         counts.paragraphs_removed += len(turn.kept.scores.get("filtered_paragraphs", ())) if turn.kept else 0
+        unread = turn.part.scores.get(NOT_SCORED)
+        counts.not_scored.update(f"{name}: {why}" for name, why in (unread if isinstance(unread, dict) else {}).items())
         _count_rewards(statistics, turn.part, kept=turn.keep)
         _count_scores(statistics, turn)
 
@@ -239,7 +242,7 @@ def _count(statistics: Statistics, sample: Sample, judged: list[_Judged]) -> Non
 def _count_scores(statistics: Statistics, turn: _Judged) -> None:
     failed = {verdict.filter for verdict in turn.verdicts if not verdict.keep}
     for verdict in turn.verdicts:
-        if verdict.filter not in CHECK_OF:
+        if verdict.filter not in CHECK_OF or (verdict.keep and verdict.score is None):
             continue
         curve = statistics.curves[verdict.filter]
         if verdict.score is None:

@@ -40,7 +40,8 @@ class DatasetCounts:
     """Counts of one dataset: `rows == kept + rejected + quarantined`.
 
     `foreign` counts the kept and rejected samples with words that the models never saw (`world.py`). `conversations`
-    counts those of several turns, and `turns` their turns: `KEPT`, or why not.
+    counts those of several turns, and `turns` their turns: `KEPT`, or why not. `not_scored` counts texts by
+    "FILTER: why it did not score them".
     """
 
     tasks: Counter[str] = field(default_factory=Counter)
@@ -51,6 +52,7 @@ class DatasetCounts:
     foreign: int = 0
     conversations: int = 0
     turns: Counter[str] = field(default_factory=Counter)
+    not_scored: Counter[str] = field(default_factory=Counter)
     reward_raw: Mean = field(default_factory=Mean)
     reward: Mean = field(default_factory=Mean)
     reward_raw_kept: Mean = field(default_factory=Mean)
@@ -71,6 +73,7 @@ class DatasetCounts:
         self.foreign += other.foreign
         self.conversations += other.conversations
         self.turns.update(other.turns)
+        self.not_scored.update(other.not_scored)
         for name in REWARDS:
             getattr(self, name).merge(getattr(other, name))
 
@@ -225,5 +228,7 @@ def _plain(value: Any) -> Any:
 
 
 def _dataset(record: Mapping[str, Any]) -> DatasetCounts:
-    counters = {name: Counter(record[name]) for name in ("tasks", "rejected", "quarantined", "turns")}
+    counters = {
+        name: Counter(record.get(name, {})) for name in ("tasks", "rejected", "quarantined", "turns", "not_scored")
+    }
     return DatasetCounts(**{**record, **counters, **{name: Mean(**record[name]) for name in REWARDS}})

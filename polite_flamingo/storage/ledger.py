@@ -77,6 +77,8 @@ class OutputLayout:
     """How the output was made: command, models, versions."""
     stats = _Inside("stats.json")
     """The figures of the run."""
+    agreement = _Inside("agreement.json")
+    """How far the judge agrees with NLI and with people (`evaluation/agreement.py`), if that was measured."""
     ray_stats = _Inside("ray_data_stats.txt")
     """What Ray Data measured in the last run."""
     report = _Inside("report.html")

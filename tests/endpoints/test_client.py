@@ -65,8 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b'{"echo"')
         elif step == "no JSON":
             self.reply_bytes(200, b"<html>busy</html>")
-        elif step == "list":
-            self.reply_bytes(200, b"[1]")
+        elif step == "string":
+            self.reply_bytes(200, b'"busy"')
         elif step == "drip":
             self.send_response(200)
             self.end_headers()
@@ -106,7 +106,7 @@ def misbehaving() -> Iterator[Misbehaving]:
 
 
 @pytest.mark.parametrize(
-    "trouble", ["429", "500", "503 after 0", "hang up", "half", "no JSON", "list", "429 after soon"]
+    "trouble", ["429", "500", "503 after 0", "hang up", "half", "no JSON", "string", "429 after soon"]
 )
 def test_what_may_pass_is_tried_again(misbehaving: Misbehaving, trouble: str) -> None:
     misbehaving.plan = [trouble, trouble]

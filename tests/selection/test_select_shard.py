@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from polite_flamingo.filters.judge import AXES
 from polite_flamingo.filters.thresholds import CHECKS, Check, Thresholds
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.selection.select_shard import select_shard
@@ -140,7 +141,7 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
         "clip": [5.0, 20.0, 26.25],
         "nli_margin": [-3.0, 1.5, 4.0],
         "nli_entailment": [-3.0, 0.0, 3.0],
-        "near_text": [0.2, 0.8], "near_image": [0.5, 0.93],
+        "near_text": [0.2, 0.8], "near_image": [0.5, 0.93], **{f"judge_{axis}": [1, 3, 5] for axis in AXES},
     }  # fmt: skip
     moved = set()
     for value in values[check.name]:

@@ -10,14 +10,14 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.filters.clipscore import ClipScore
 from polite_flamingo.filters.pair_classifier import PairClassifier
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.images.digest import digest
-from tests.support.fake_chat import ChatHandler, FakeChat
+from tests.support.fake_chat import ChatHandler, FakeChat, said
 
 Vectors = list[list[float]]
 
@@ -45,7 +45,6 @@ class FakeFilters(FakeChat):
 
     Attributes:
         paths: of the requests that were answered.
-        refuses_empty: whether an empty text is refused.
     """
 
     handler = Handler
@@ -119,12 +118,43 @@ class FakeFilters(FakeChat):
         ]
 
 
+class FakeJudge(FakeChat):
+    """A chat server that gives marks; `says` makes an answer of a request's text and pictures."""
+
+    class handler(ChatHandler):
+        server: FakeJudge
+
+        def reply(self, body: dict[str, Any], before: int) -> None:
+            text, images = said(body)
+            if "[400]" in text:
+                return self.error(400, "the prompt is too long")
+            message = {"role": "assistant", "content": self.server.says(text, images)}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            answer = {
+                "model": body["model"],
+                "choices": [choice],
+                "usage": {"prompt_tokens": 50, "completion_tokens": 9},
+            }
+            return self.send(200, json.dumps(answer).encode())
+
+    def __init__(self, says: Callable[[str, list[Any]], str]):
+        super().__init__()
+        self.says = says
+
+
 @contextlib.contextmanager
-def fake_filters(**models: Any) -> Iterator[FakeFilters]:
+def serving(server: FakeChat) -> Iterator[FakeChat]:
     """Serve in a thread until the block ends."""
-    server = FakeFilters(**models)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield server
     finally:
         server.die()
+
+
+@contextlib.contextmanager
+def fake_filters(**models: Any) -> Iterator[FakeFilters]:
+    """Serve models in a thread until the block ends."""
+    server = FakeFilters(**models)
+    with serving(server):
+        yield server

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from polite_flamingo.filters.judge import AXES
 from polite_flamingo.sample import Image, Sample, Turn
 
 COLOURS = {"red": "#d64545", "blue": "#3f6fd8", "green": "#3f9d63", "yellow": "#e0b03c", "purple": "#8a5bc7"}
@@ -124,6 +125,7 @@ def _made_up(number: int, rng: random.Random) -> Sample:
         scores["clip_paragraphs"] = clip[: len(rewritten.split("\n\n"))]
     key = f"{dataset}/train/{hashlib.sha256(str(number).encode()).hexdigest()[:10]}"
     images = [draw(colour, shape), draw(other, rng.choice(SHAPES))][:count]
+    scores |= {f"judge_{axis}": rng.choice((1, 2, 3, 4, 5, 5)) for axis in AXES}
     scores |= {"near_text": round(rng.random() ** 2, 4), "near_image": rng.randrange(65) / 64}
     return Sample(
         key=key,
