@@ -23,6 +23,7 @@ from typing import Any
 
 from polite_flamingo.config import fill
 from polite_flamingo.conversations import parts_of
+from polite_flamingo.cost import Prices
 from polite_flamingo.evaluation.agreement import Ratings, agreements
 from polite_flamingo.filters.judge import AXES, MARKS
 from polite_flamingo.filters.thresholds import Thresholds, nli_margin
@@ -87,10 +88,11 @@ def job(config: JudgeAgreementConfig) -> None:
         layout.agreement.put(json.dumps(record, indent=1) + "\n")
         print(console.table([one.row() for one in found], f"the judge's agreement, {ratings.judged:,} texts marked"))
         if missing := len(labels) - ratings.labelled:
-            print(
-                f"{missing:,} of {len(labels):,} labels are of texts that this folder does not have, or have no marks"
-            )
-        conclude(layout, select.select(layout, fill(Thresholds, read_stats(layout)["thresholds"])))
+            print(f"{missing:,} of {len(labels):,} labels are of texts that are not here or have no marks")
+        stats = read_stats(layout)
+        thresholds = fill(Thresholds, stats["thresholds"])
+        prices = fill(Prices, stats.get("cost", {}).get("prices") or {})
+        conclude(layout, select.select(layout, thresholds, prices))
 
 
 Labels = dict[tuple[str, int | None], dict[str, Any]]

@@ -11,7 +11,7 @@ from polite_flamingo.endpoints.config import ServersConfig
 from polite_flamingo.endpoints.connection import Refused
 from polite_flamingo.endpoints.responses import refuse_other_model, usage_of
 from polite_flamingo.endpoints.servers import Servers
-from polite_flamingo.usage import Usage
+from polite_flamingo.usage import Usage, of_model
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -40,7 +40,7 @@ class BatchedRequests:
 
     Args:
         config: the servers.
-        section: the section of the profile that names them, for messages.
+        section: the section of the profile that names them, such as scoring.sts; its last part names the model.
         extra: fields of each request; one that is None is left out.
     """
 
@@ -50,7 +50,8 @@ class BatchedRequests:
         self._threads = ThreadPoolExecutor(self._servers.concurrency, "scoring")
 
     def ask(self, route: Route[Item, Found], items: Sequence[Item], usage: Usage) -> list[Found | Refused]:
-        """Return what the servers make of each item, in order, or why they refuse it; add what it cost to `usage`.
+        """Return what the servers make of each item, in order, or why they refuse it; add what it cost to `usage`,
+        under the model's name.
 
         Raises:
             EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
@@ -63,7 +64,7 @@ class BatchedRequests:
             for one in asked:
                 one.cancel()
         for _, used in found:
-            usage.update(used)
+            usage.update(of_model(used, self._section.rpartition(".")[2]))
         return [result for results, _ in found for result in results]
 
     def try_out(self, route: Route[Item, Found], item: Item) -> list[str]:

@@ -101,7 +101,7 @@ class Judge(ServedModel):
         for number, sample in enumerate(rows):
             try:
                 contents[number] = self._content(sample)
-                usage["images"] += len(sample.images) if self._config.pictures else 0
+                usage["judge.images"] += len(sample.images) if self._config.pictures else 0
             except BadSample as bad:
                 found[number] = f"the picture cannot be read ({bad.reason})"
         answers = self._requests.ask(self._route, [*contents.values()], usage) if contents else []

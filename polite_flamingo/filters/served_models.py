@@ -182,7 +182,7 @@ class ServedClip(ServedModel):
         if "" in said:
             read |= _of_each(self._requests, self._texts, [""], usage)  # alone: some servers refuse it
         if usage is not None:
-            usage["images"] += len(seen)
+            usage["clip.images"] += len(seen)
         return [self._score(urls[digest(image)], texts, seen, read) for image, texts in rows]
 
     def _score(

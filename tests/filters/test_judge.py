@@ -54,7 +54,8 @@ def sample(rewritten: str, images: int = 1) -> Sample:
 def test_each_text_is_asked_about_once_with_its_pictures_and_bound_by_a_schema(server: FakeJudge) -> None:
     usage = Usage()
     assert judge(server).score([sample("It is red."), sample("A red one.", images=2)], usage) == [GOOD, GOOD]
-    assert usage == {"requests": 2, "prompt_tokens": 100, "generated_tokens": 18, "images": 3}
+    used = {"requests": 2, "prompt_tokens": 100, "generated_tokens": 18, "images": 3}
+    assert usage == {f"judge.{name}": count for name, count in used.items()}
     body = server.bodies[0]
     assert body["temperature"] == 0.0 and set(body["response_format"]["json_schema"]["schema"]["required"]) == {*AXES}
     assert "you see the picture" in body["messages"][0]["content"]
