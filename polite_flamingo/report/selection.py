@@ -97,7 +97,15 @@ CHECK_NAMES = {
     "judge_visual_dependency": "Judge: visual dependency",
     "judge_formatting": "Judge: formatting",
 }
-MODEL_NAMES = {"rewriting": "Rewriting", "scoring": "Scoring"}
+MODEL_NAMES = {
+    "rewriting": "Rewriting",
+    "scoring": "Scoring",
+    "sts": "STS",
+    "nli": "NLI",
+    "clip": "CLIPScore",
+    "reward": "Reward",
+    "judge": "Judge",
+}
 NO_COST = Cost()
 TASK_NAMES = {
     "captioning": "captioning",
