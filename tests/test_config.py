@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ def changed(one: ConfigField, value: Any) -> Any:
         return value  # another one needs other sections: tests/rewriters/test_config.py
     if one.path == "prices.tokens":
         return value  # sections by name of a model: tests/test_cost.py
+    if one.path == "scoring.languages":
+        return value  # names of models only: tests/filters/test_languages.py
     if isinstance(value, bool):
         return not value
     if isinstance(value, dict):
@@ -94,11 +96,12 @@ def at(config: Any, path: str) -> Any:
 def leaves(config: Any, kind: type) -> Iterator[tuple[ConfigField, Any]]:
     """Yield every value in a config and its sections, with its field."""
     for one in all_config_fields(kind):
-        if one.path.partition(".")[0] in SECTIONS and not one.section:
-            above = one.path.rpartition(".")[0]
-            with_none = [part for part in parts(above) if at(config, part) is None]
-            if not with_none:
-                yield one, at(config, one.path)
+        if one.path.partition(".")[0] in SECTIONS:
+            above = parts(one.path.rpartition(".")[0]) if "." in one.path else []
+            if all(is_dataclass(at(config, part)) for part in above):  # not None, nor a name in place of a section
+                value = at(config, one.path)
+                if not one.section or isinstance(value, str):
+                    yield one, value
 
 
 def parts(path: str) -> list[str]:
