@@ -23,7 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("ray_jobs.export", "kept samples -> the format of a trainer or a hub"),
         "push": ("ray_jobs.push", "an export, or a build's Parquet -> a dataset repository of a hub"),
         "compare": ("ray_jobs.compare", "two builds of the same input side by side, on one page"),
-        "judge-agreement": ("ray_jobs.judge_agreement", "how far a build's judge agrees with NLI and with people"),
+        "agreement": ("ray_jobs.agreement", "how far a build's judge agrees with NLI and with people"),
         "replay": ("ray_jobs.replay", "run the quarantined rows of a build again"),
     },
     "train and evaluate": {
@@ -47,7 +47,7 @@ def overview() -> str:
     """Return the list of commands, one per line."""
     lines = ["usage: polite-flamingo COMMAND [options]", ""]
     for group, commands in COMMANDS.items():
-        lines += [f"{group}:", *(f"  {name:<17}{does}" for name, (_, does) in commands.items()), ""]
+        lines += [f"{group}:", *(f"  {name:<10}{does}" for name, (_, does) in commands.items()), ""]
     last = "polite-flamingo COMMAND --help lists a command's options; --version prints the version;"
     return "\n".join([*lines, last, 'eval "$(polite-flamingo --completion)" completes names and options in bash.'])
 

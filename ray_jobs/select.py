@@ -185,10 +185,10 @@ def _write_results(
 
 
 def _agreements(layout: OutputLayout, run: RunInfo) -> list[Agreement]:
-    """Return what `judge-agreement` measured, if it was of these scores."""
+    """Return what `agreement` measured, if it was of these scores."""
     if not layout.agreement.exists():
         return []
-    with undamaged(layout.agreement, "delete it and run polite-flamingo judge-agreement again"):
+    with undamaged(layout.agreement, "delete it and run polite-flamingo agreement again"):
         record = json.loads(layout.agreement.read_text())
         found = [Agreement.from_json(one) for one in record["agreements"]]
         return found if record["config_hash"] == run.config_hash else []

@@ -1,7 +1,7 @@
 """Measure how far a build's judge agrees with NLI and with people, and show it on the report.
 
-    polite-flamingo judge-agreement --out out/demo
-    polite-flamingo judge-agreement --out out/demo --labels labels.jsonl
+    polite-flamingo agreement --out out/demo
+    polite-flamingo agreement --out out/demo --labels labels.jsonl
 
 A line of labels.jsonl is what a person thinks of one text: its key (of a turn of a conversation also its number), and
 marks from 1 to 5 by the judge's axes, or whether it should be kept:
@@ -38,7 +38,7 @@ from ray_jobs.selection_summary import conclude
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeAgreementConfig:
+class AgreementConfig:
     """What to compare.
 
     Attributes:
@@ -57,7 +57,7 @@ class JudgeAgreementConfig:
             raise ValueError(f"mark must be from {MARKS[1]} to {MARKS[-1]}")
 
 
-def job(config: JudgeAgreementConfig) -> None:
+def job(config: AgreementConfig) -> None:
     """Run the job.
 
     Raises:
@@ -146,7 +146,7 @@ def _add(ratings: Ratings, sample: Sample, labels: Labels) -> None:
             ratings.add(known, margin, label)
 
 
-main = partial(console.run, "judge-agreement", __doc__, JudgeAgreementConfig, job)
+main = partial(console.run, "agreement", __doc__, AgreementConfig, job)
 """The command; returns the exit status."""
 
 

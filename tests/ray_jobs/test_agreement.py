@@ -12,7 +12,7 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import write_run
-from ray_jobs import judge_agreement, select
+from ray_jobs import agreement, select
 from ray_jobs.resumable_job import begin_run
 from tests.ray_jobs.test_select import commit
 from tests.support.scored import scored
@@ -37,7 +37,7 @@ def out(tmp_path: Path) -> OutputLayout:
 
 
 def run(layout: OutputLayout, *more: str) -> int:
-    return judge_agreement.main(["--out", str(layout.root), *more])
+    return agreement.main(["--out", str(layout.root), *more])
 
 
 def test_agreement_is_measured_printed_and_shown_on_the_report(
@@ -75,7 +75,7 @@ def test_agreement_is_measured_printed_and_shown_on_the_report(
 def test_a_wrong_label_is_named(tmp_path: Path, line: str, problem: str) -> None:
     (tmp_path / "labels.jsonl").write_text(f"\n{line}\n")
     with pytest.raises(ValueError, match=problem):
-        judge_agreement.read_labels(str(tmp_path / "labels.jsonl"))
+        agreement.read_labels(str(tmp_path / "labels.jsonl"))
 
 
 def test_without_a_judge_there_is_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
