@@ -17,6 +17,7 @@ EXTRAS = {
     "serving": (
         "fastapi", "prometheus_client", "pydantic", "pydantic_core", "python_multipart", "starlette", "uvicorn",
     ),
+    "vllm": ("vllm",),
 }  # fmt: skip
 """Extra of pyproject.toml -> the packages it brings."""
 
