@@ -6,6 +6,7 @@ it a private Ray is started and ends with the job. A job that the cluster cannot
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import re
@@ -86,6 +87,21 @@ def set_environment(more: Mapping[str, str]) -> None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     for name, value in {**ENVIRONMENT, **more}.items():
         os.environ.setdefault(name, value)
+    _share_arenas()
+
+
+_ARENA_MAX = -8
+"""M_ARENA_MAX in glibc's malloc.h."""
+
+
+def _share_arenas() -> None:
+    """Let all threads of this process allocate from two arenas, not from eight for each core.
+
+    What a run of Ray Data frees stays scattered over the arenas of Ray's threads, so the driver grew with every run.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_ARENA_MAX, 2)
 
 
 ROOM_SECONDS = 15.0

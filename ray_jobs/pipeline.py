@@ -35,10 +35,9 @@ from ray_jobs.ray_start import on_each_node
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SHARDS_PER_RUN = 10_000
-"""Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
-several runs, one after the other; restarting the actors costs little compared with the hours that so many shards
-take."""
+SHARDS_PER_RUN = 2_000
+"""Ray Data's driver keeps 20 to 30 kB per shard, which it frees at the end of a run. A job with more shards is several
+runs, one after the other; restarting the actors costs little compared with the hours that so many shards take."""
 
 TASK_CPUS = 0.0
 """Logical CPUs of a task that reads or writes. Ray restarts the actors of a lost machine on those that are left, and if

@@ -31,7 +31,7 @@ import psutil
 from benchmarks.pipeline.scale_ledger import run_ledger
 from benchmarks.pipeline.simulated_build import MB, simulate
 
-SHARDS_PER_RUN = 10_000
+SHARDS_PER_RUN = 2_000
 """The value of `pipeline.SHARDS_PER_RUN`, which is not imported here because it imports Ray."""
 
 
