@@ -30,11 +30,11 @@ MARKS = range(1, 6)
 
 _SYSTEM = """\
 You examine one exchange of a dataset of pictures and texts, made to train an assistant. Each message gives the \
-question, the annotation that a person wrote for it, and the answer to be marked{seeing}. Mark the answer on four \
-axes, with whole numbers from 1 (bad) to 5 (good), each by itself:
+question, the annotation that a person wrote for it unless it is the answer, and the answer to be marked{seeing}. Mark \
+the answer on four axes, with whole numbers from 1 (bad) to 5 (good), each by itself:
 relevance: does it answer the question? 5: directly and completely; 3: in part, or with much else; 1: not at all.
-correctness: does it agree with the annotation{shown}? 5: in everything, nothing is invented; 3: a detail is wrong or \
-missing; 1: it contradicts them.
+correctness: does it agree with the annotation, if there is one{shown}? 5: in everything, nothing is \
+invented; 3: a detail is wrong or missing; 1: it contradicts them.
 visual_dependency: must one see the picture to answer the question? 5: impossible without it; 3: it helps; 1: common \
 knowledge or the question itself gives the answer.
 formatting: is it well written? 5: complete, fluent sentences without errors; 3: understandable, but terse or clumsy; \
@@ -101,7 +101,8 @@ class Judge(ServedModel):
         for number, sample in enumerate(rows):
             try:
                 contents[number] = self._content(sample)
-                usage["judge.images"] += len(sample.images) if self._config.pictures else 0
+                if self._config.pictures:
+                    usage["judge.images"] += len(sample.images)
             except BadSample as bad:
                 found[number] = f"the picture cannot be read ({bad.reason})"
         answers = self._requests.ask(self._route, [*contents.values()], usage) if contents else []
@@ -112,11 +113,12 @@ class Judge(ServedModel):
     def _content(self, sample: Sample) -> Any:
         """Return what the user says: pictures, question, annotation and answer. Raises `BadSample` for a picture."""
         images = sample.images if self._config.pictures else ()
-        text = f"Question: {sample.question}\nAnnotation: {sample.response}\nAnswer: {sample.rewritten}"
+        annotation = "" if sample.rewritten == sample.response else f"Annotation: {sample.response}\n"
+        text = f"Question: {sample.question}\n{annotation}Answer: {sample.rewritten}"
         return content(IMAGE_MARK * len(images) + text.replace(IMAGE_MARK, "(image)"), images, self._config.max_side)
 
     def _body(self, asked: Any) -> dict[str, Any]:
-        seeing, shown = ("; you see the picture", " and the picture") if self._config.pictures else ("", "")
+        seeing, shown = ("; you see the picture", ", and with the picture") if self._config.pictures else ("", "")
         system = _SYSTEM.format(seeing=seeing, shown=shown)
         body: dict[str, Any] = {
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": asked}],

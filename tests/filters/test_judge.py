@@ -25,7 +25,8 @@ SCORES = {
 
 
 def says(text: str, images: list[Any]) -> str:
-    assert text.startswith("Question: What is ") and "\nAnnotation: " in text and "\nAnswer: " in text
+    assert text.startswith("Question: What is ") and "\nAnswer: " in text
+    assert ("\nAnnotation: " in text) == ("Answer: red" not in text)
     if "nonsense" in text:
         return "I would give it a high mark."
     if "words" in text:
@@ -70,6 +71,10 @@ def test_a_language_model_judges_without_pictures_and_texts_without_any_need_non
     assert blind.score([sample("It is red."), sample("It is red.", images=0)]) == [GOOD, without]
     assert all(isinstance(body["messages"][1]["content"], str) for body in server.bodies)
     assert "response_format" not in server.bodies[0] and "picture" in server.bodies[0]["messages"][0]["content"]
+
+
+def test_an_annotation_that_was_not_rewritten_is_not_compared_with_itself(server: FakeJudge) -> None:
+    assert judge(server).score([sample("red")]) == [GOOD]
 
 
 def test_what_has_no_marks_says_why(server: FakeJudge) -> None:
