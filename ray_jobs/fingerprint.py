@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polite_flamingo import prompts
+from polite_flamingo.filters.endpoint_config import FilterEndpoint
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
@@ -47,7 +48,7 @@ def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dic
         ValueError: a folder that should hold a trained model does not.
     """
     named: dict[str, dict[str, str]] = {}
-    names: dict[str, str] = {}
+    names: dict[str, str | FilterEndpoint] = {}
     if rewriter.kind == "flamingo":
         pieces = opened(rewriter.of_flamingo().flamingo).model_names()
         names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
@@ -55,26 +56,27 @@ def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dic
         named = {"rewriter": {"name": rewriter.endpoint.model, "fingerprint": f"{UNSEEN}{rewriter.endpoint.model}"}}
     elif rewriter.kind == "vllm":
         names = {"rewriter 1": rewriter.vllm.model, "rewriter 2": rewriter.vllm.lora}
-    compare = rewriter.kind != "none"
-    served = {
-        role: {"name": one.model, "fingerprint": f"{UNSEEN}{one.model}"}
-        for role, one in scoring.endpoints(compare=compare).items()
-    }
-    return named | fingerprints(names | scoring.names(compare=compare)) | served
+    return named | fingerprints(names | scoring.models(compare=rewriter.kind != "none"))
 
 
-def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def fingerprints(models: Mapping[str, str | FilterEndpoint]) -> dict[str, dict[str, str]]:
     """Return role -> name and fingerprint for the models that have a name.
 
     Args:
-        names: role -> name in the profile.
+        models: role -> name in the profile, or servers.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name or an address leads nowhere.
     """
     from polite_flamingo.hub import fingerprint
 
-    return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
+    found = {}
+    for role, one in models.items():
+        if isinstance(one, FilterEndpoint):
+            found[role] = {"name": one.model, "fingerprint": f"{UNSEEN}{one.model}"}
+        elif one:
+            found[role] = {"name": one, "fingerprint": fingerprint(one)}
+    return found
 
 
 def with_files(models: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:

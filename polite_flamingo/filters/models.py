@@ -69,19 +69,19 @@ class ScoringConfig:
         """Whether no model runs on this machine."""
         return set(MODELS) <= set(self.endpoints())
 
+    def models(self, *, compare: bool = True) -> dict[str, str | FilterEndpoint]:
+        """Return the models, by name of the field: names to be loaded here, or servers. Args: compare: see `Scorer`."""
+        compared = ("sts", "nli") if compare else ()
+        found = {name: getattr(self, name) for name in (*compared, "clip", "clip_pretrained", "reward", "judge")}
+        return {name: one for name, one in found.items() if one is not None}
+
     def endpoints(self, *, compare: bool = True) -> dict[str, FilterEndpoint]:
         """Return the models that are behind servers, by name of the field. Args: compare: see `Scorer`."""
-        used = {name: getattr(self, name) for name in _used(compare)}
-        return {name: one for name, one in used.items() if isinstance(one, FilterEndpoint)}
+        return {name: one for name, one in self.models(compare=compare).items() if isinstance(one, FilterEndpoint)}
 
-    def names(self, *, compare: bool = True) -> dict[str, str]:
-        """Return the names of the models that are loaded here, by name of the field. Args: compare: see `Scorer`."""
-        used = {name: getattr(self, name) for name in _used(compare)}
-        return {name: one for name, one in used.items() if isinstance(one, str)}
-
-
-def _used(compare: bool) -> tuple[str, ...]:
-    return (*(("sts", "nli") if compare else ()), "clip", "clip_pretrained", "reward", "judge")
+    def names(self) -> dict[str, str]:
+        """Return the names of the models that are loaded here, by name of the field."""
+        return {name: one for name, one in self.models().items() if isinstance(one, str)}
 
 
 def load_models(config: ScoringConfig, names: Sequence[str] = MODELS) -> list[Any]:

@@ -12,13 +12,14 @@ import pytest
 
 from polite_flamingo.config import fill
 from polite_flamingo.endpoints.connection import EndpointDown
+from polite_flamingo.evaluation.judging import REWRITTEN, Judges, judge
 from polite_flamingo.filters.endpoint_config import ClipEndpoint, NliEndpoint, RewardEndpoint, StsEndpoint
 from polite_flamingo.filters.models import ScoringConfig, try_out
 from polite_flamingo.filters.scorer import Scorer
 from polite_flamingo.rewriters.config import RewriterSection
 from polite_flamingo.sample import TASKS, BadSample, Image
 from polite_flamingo.usage import Usage
-from ray_jobs.fingerprint import config_hash, model_fingerprints
+from ray_jobs.fingerprint import config_hash, fingerprints, model_fingerprints
 from tests.filters.test_scorer import sample
 from tests.support.fake_filter_servers import FakeFilters, fake_filters
 
@@ -88,6 +89,15 @@ def test_tei_s_and_infinity_s_routes_do_too(servers: dict[str, FakeFilters], exp
     same(Scorer(config).score(SAMPLES), expected)
     chat = RewardEndpoint(urls=(servers["reward"].root,), model="reward", route="chat", **QUICK)
     same(Scorer(vllm(servers, reward=chat)).score(SAMPLES[:3]), expected[:3])
+
+
+def test_the_judges_of_an_evaluation_may_be_behind_servers_too(servers: dict[str, FakeFilters]) -> None:
+    samples = [sample("vqa", 0, "It is red."), sample("vqa", 1, "It is red [400].")]
+    found = judge(samples, {}, Judges(vllm(servers)))
+    rewritten = found.scores[REWRITTEN]
+    assert rewritten["reward"][0] is not None and rewritten["reward"][1] is None
+    assert found.unscored[REWRITTEN]["reward"] == 1
+    assert fingerprints({"sts": vllm(servers).sts}) == {"sts": {"name": "mpnet", "fingerprint": "name:mpnet"}}
 
 
 def test_a_text_that_a_server_refuses_fails_its_own_sample(servers: dict[str, FakeFilters], expected: Any) -> None:
