@@ -27,6 +27,8 @@ class Difference:
         new: number of samples that only this selection saw (in new or replayed shards).
         gone: number of samples that only the previous selection saw.
         paragraphs: number of paragraphs that CLIPScore removed from kept texts, before and now.
+        turns_in: number of turns of conversations that are kept now and were not before, in samples that both saw.
+        turns_out: number of turns that were kept before and are not now, likewise.
     """
 
     thresholds: dict[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -37,6 +39,8 @@ class Difference:
     new: int = 0
     gone: int = 0
     paragraphs: tuple[int, int] = (0, 0)
+    turns_in: int = 0
+    turns_out: int = 0
 
     def compare(self, before: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str, Any]]) -> None:
         """Add a shard's records of both selections."""
@@ -45,6 +49,10 @@ class Difference:
             dataset, outcome = record["dataset"], _outcome(record)
             self.kept[dataset] += record["keep"]
             old = known.pop(record["key"], None)
+            if old is not None:
+                turns_before, turns_now = _kept_turns(old), _kept_turns(record)
+                self.turns_in += len(turns_now - turns_before)
+                self.turns_out += len(turns_before - turns_now)
             if old is None:
                 self.new += 1
                 self.came_in[dataset] += record["keep"]
@@ -60,13 +68,14 @@ class Difference:
         """Add what has changed in another shard."""
         for name in ("moves", "came_in", "went_out", "kept"):
             getattr(self, name).update(getattr(other, name))
-        self.new += other.new
-        self.gone += other.gone
+        for name in ("new", "gone", "turns_in", "turns_out"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def nothing(self) -> bool:
         """Whether both selections keep the same texts and reject the others for the same reasons."""
-        return not (self.moves or self.new or self.gone) and self.paragraphs[0] == self.paragraphs[1]
+        changes = self.moves or self.new or self.gone or self.turns_in or self.turns_out
+        return not changes and self.paragraphs[0] == self.paragraphs[1]
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the difference as (label, value) rows of a table."""
@@ -81,6 +90,9 @@ class Difference:
             rows.append(("  new samples", f"{self.new:,}"))
         if self.gone:
             rows.append(("  missing samples", f"{self.gone:,}"))
+        if self.turns_in or self.turns_out:
+            turns = f"{self.turns_in:,} came in, {self.turns_out:,} went out"
+            rows.append(("  turns of conversations", turns))
         if self.paragraphs[0] != self.paragraphs[1]:
             rows.append(("  paragraphs removed", f"{self.paragraphs[0]:,} -> {self.paragraphs[1]:,}"))
         for name in sorted(self.came_in.keys() | self.went_out.keys()):
@@ -96,6 +108,10 @@ class Difference:
 
 def _outcome(record: Mapping[str, Any]) -> str:
     return KEPT if record["keep"] else str(record["reason"])
+
+
+def _kept_turns(record: Mapping[str, Any]) -> set[int]:
+    return {turn["turn"] for turn in record.get("turns", ()) if turn["keep"]}
 
 
 def _value(value: Any) -> str:

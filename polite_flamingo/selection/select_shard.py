@@ -189,7 +189,8 @@ def _kept_turns(sample: Sample, judged: list[_Judged]) -> Sample:
 
 
 def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
-    """Return the (CLIPScore, paragraph) pairs that stay and those that go; none if the filter does not apply.
+    """Return the (CLIPScore, paragraph) pairs that stay and those that go; none if the filter does not apply, or if a
+    paragraph has no score.
 
     Raises:
         ValueError: the numbers of scores and paragraphs differ.
@@ -197,6 +198,8 @@ def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple
     scores = sample.scores.get("clip_paragraphs")
     single = len(scores or ()) == 1 and not thresholds.clip_single
     if not scores or single or "clipscore" not in FILTERS_OF_TASK[sample.task]:
+        return [], []
+    if None in scores:
         return [], []
     texts = paragraphs(sample.rewritten or "")
     if len(texts) != len(scores):
@@ -289,7 +292,7 @@ def _offer(statistics: Statistics, turn: _Judged, shard: str, thresholds: Thresh
     for verdict in verdicts:
         if verdict.filter not in CHECK_OF or verdict.score is None or getattr(thresholds, verdict.filter) is None:
             continue
-        if failure is None:
+        if turn.keep:
             statistics.offer(f"over/{verdict.filter}", pick(sample.key, shard, _distance(verdict, thresholds)))
         elif failed == [verdict]:
             statistics.offer(f"under/{verdict.filter}", pick(sample.key, shard, -_distance(verdict, thresholds)))

@@ -61,9 +61,9 @@ def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
         "original": sample.response,
         "rouge_score": scores["rouge_l"],
     }
-    if "nli" in scores:
+    if scores.get("nli") is not None:  # None: its model does not know the language
         record["nli_similarity"] = list(scores["nli"])
-    if "sts" in scores:
+    if scores.get("sts") is not None:
         record["sts_similarity"] = scores["sts"]
     if "paragraph_clip_scores" in scores:
         record["filtered_paragraphs"] = [[score, text] for score, text in scores["filtered_paragraphs"]]

@@ -169,3 +169,10 @@ def test_a_shard_that_lost_a_sample_is_named() -> None:
     statistics = select_shard([scored("a/b/1")], shard="gone", thresholds=Thresholds()).statistics
     with pytest.raises(ValueError, match=r"'gone'.*'a/b/1'"):
         collect_gallery(statistics, Thresholds(), read=lambda name: [])
+
+
+def test_a_caption_with_a_paragraph_without_a_score_is_shown() -> None:
+    sample = scored("coco/a/1", "captioning", "It is red.\n\nIt is round.", clip_paragraphs=[None, 20.0])
+    statistics = select_shard([sample], shard="s", thresholds=Thresholds()).statistics
+    [group] = collect_gallery(statistics, Thresholds(), read=lambda _: [sample])
+    assert [(card.reason, len(card.paragraphs)) for card in group.cards] == [("unscored", 1)]

@@ -140,3 +140,13 @@ def test_exports_hold_the_whole_conversation() -> None:
     ]  # fmt: skip
     lines = records_of([kept], "s")
     assert len(lines["llava"].splitlines()) == 1 and len(lines["pf1m"].splitlines()) == 2
+
+
+@pytest.mark.parametrize("rule", ["cut", "all"])
+def test_the_gallery_calls_only_those_turns_kept_that_are(rule: KeepTurns) -> None:
+    """A turn that passes may go with its conversation."""
+    talked = talk(said("<image>What is it?"), said("Its colour?", **WRONG), said("Round?"))
+    selection = select(talked, keep_turns=rule)
+    kept = {f"{talked.key}/turn{turn['turn']}" for turn in selection.records[0]["turns"] if turn["keep"]}
+    gallery = collect_gallery(selection.statistics, Thresholds(keep_turns=rule), read=lambda _: [talked])
+    assert {one.key for group in gallery for one in group.cards if one.kept} == kept

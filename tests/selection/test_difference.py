@@ -15,7 +15,7 @@ from ray_jobs import select
 from ray_jobs.resumable_job import begin_run
 from ray_jobs.select import SelectConfig
 from tests.support.page_reader import Page
-from tests.support.scored import scored, world
+from tests.support.scored import conversation, said, scored, world
 
 
 def commit(layout: OutputLayout, name: str, samples: list[Sample]) -> None:
@@ -108,3 +108,14 @@ def test_after_a_selection_that_was_not_finished_there_is_nothing_to_compare_wit
     again(layout, capsys)
     layout.stats.delete()
     assert again(layout, capsys, sts=0.9) == []
+
+
+def test_a_turn_less_is_a_change_too(layout: OutputLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its conversation is kept before and after."""
+    low, high = {"nli": [0.0, 1.0, 0.0]}, {"nli": [0.0, 9.0, 0.0]}
+    commit(layout, "s0", [conversation("llava/a/1", said("<image>A?", **low), said("B?", **high))])
+    commit(layout, "s1", [scored("vqa/a/1", **high)])
+    again(layout, capsys)
+    assert again(layout, capsys, nli_margin=5.0)[1:] == [
+        "kept 2 -> 2 (0 came in, 0 went out)", "turns of conversations 0 came in, 1 went out",
+    ]  # fmt: skip

@@ -151,3 +151,9 @@ def test_a_bucket_gets_what_a_disk_gets(tmp_path: Path, bucket: str) -> None:
     for name in ("shard-4", "shard-8", "shard-12", "shard-16"):
         forget_images(there, name)
     assert {name: (there / name).read_bytes() for name in there.names()} == files(tmp_path)
+
+
+def test_a_text_that_a_filter_does_not_read_has_no_score_of_it() -> None:
+    skipped = {"not_scored": {"nli": "language zh", "sts": "language zh"}, "nli": None, "sts": None}
+    [kept] = select_shard([scored("vqa/t/1", **skipped)], shard="s", thresholds=Thresholds()).kept
+    assert {"nli_similarity", "sts_similarity"}.isdisjoint(pf1m_record(kept, ["a.jpg"]))
