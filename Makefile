@@ -16,10 +16,13 @@ export PYTHONDONTWRITEBYTECODE :=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo paper serve test lint format types clean
+SAMPLES ?= ../shared/samples
+MODEL ?= qwen-1.5b
+
+.PHONY: help setup demo demo-real paper serve test lint format types clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 	@echo
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) STORE=$(STORE) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
@@ -28,6 +31,9 @@ setup: $(STAMP) $(BIN)/polite-flamingo  ## set up .venv from requirements.lock (
 
 demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report; STORE=s3 keeps all data in a bucket
 	$(BIN)/polite-flamingo demo --out $(OUT)$(if $(STORE),-$(STORE) --store $(STORE))
+
+demo-real: setup  ## optional: rewrite excerpts of real datasets (SAMPLES) with a real model (MODEL); downloads 1.5 GB into out/models
+	$(BIN)/polite-flamingo demo-real --samples $(SAMPLES) --model $(MODEL)
 
 paper: setup  ## repeat the paper on drawn scenes, three seeds, about half an hour; ends with the path of its report
 	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)

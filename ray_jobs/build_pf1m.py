@@ -77,13 +77,19 @@ class BuildConfig:
     estimate: int = 0
 
 
-def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
+def build(
+    config: BuildConfig,
+    rewriting_actor: type | None = None,
+    scoring_actor: type | None = None,
+    about: tuple[str, ...] = (),
+) -> None:
     """Run the job, or what is left of it.
 
     Args:
         config: of the job.
         rewriting_actor: replaces `RewriterActor`, for tests that need a worker to fail in a certain way.
         scoring_actor: replaces `ScoringActor`, likewise.
+        about: what a reader of the report must know (`RunInfo.about`).
 
     Raises:
         ValueError: the input, the output folder or the pools are wrong; the message says what to do.
@@ -98,7 +104,8 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         todo = job.left_to_do(shards)
         if todo or not layout.run.exists():
             world = world_of(model["name"] for model in with_files(job.models).values())
-            run = replace(with_ingests(job.run(), shards.values()), world=world, rewriter=config.rewriter.kind)
+            run = with_ingests(job.run(), shards.values())
+            run = replace(run, world=world, rewriter=config.rewriter.kind, about=about)
             write_run(layout, run)
         forget_finished(layout.answers, todo)
         if todo:

@@ -36,8 +36,9 @@ def lock() -> dict[str, str]:
     return pins
 
 
-ELSEWHERE = {"vllm"}
-"""Extras for an environment of their own, which the lock cannot hold: vLLM pins another torch and transformers."""
+ELSEWHERE = {"vllm", "demo-real"}
+"""Extras for an environment of their own, which the lock cannot hold: vLLM pins another torch and transformers,
+and llama.cpp is downloaded by `demo-real` alone."""
 
 
 def declared() -> list[Requirement]:

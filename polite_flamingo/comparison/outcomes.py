@@ -138,9 +138,7 @@ class Comparison:
         for name, number in METRICS.items():
             self.numbers[name].append((number(one.sample.scores), number(other.sample.scores)))
         first, second = self.numbers["reward"][-1]
-        apart = second - first
-        if math.isnan(apart):
-            return
+        apart = 0.0 if math.isnan(second - first) else second - first  # without a reward, verdicts alone differ
         shown = Shown(key=key, apart=apart, first=one, second=other)
         if one.outcome != other.outcome:
             self._offer("only_second" if one.reason else "only_first", shown)

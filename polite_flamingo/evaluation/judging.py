@@ -57,11 +57,14 @@ class Judges:
     """The judge models: `nli` (three logits per pair), `sts` (cosine), `reward` (logit of question and answer)."""
 
     def __init__(self, config: ScoringConfig):
-        """Load the models. Raises ValueError for a model of the wrong kind."""
+        """Load the models. Raises ValueError for a model of the wrong kind, or for none."""
+        names = ("nli", "sts", "reward")
+        if missing := [name for name in names if getattr(config, name) is None]:
+            raise ValueError(f"scoring.{missing[0]} is null, and no evaluation is possible without it: name a model")
         self.nli: Scores
         self.sts: Scores
         self.reward: Scores
-        self.nli, self.sts, self.reward = load_models(config, ("nli", "sts", "reward"))
+        self.nli, self.sts, self.reward = load_models(config, names)
 
 
 @dataclass(frozen=True, kw_only=True)

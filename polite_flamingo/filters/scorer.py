@@ -7,13 +7,13 @@ mean. The text is scored as rewritten, before any paragraph is removed. Nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.filters.judge import AXES, Judge
-from polite_flamingo.filters.languages import Languages
-from polite_flamingo.filters.models import ScoringConfig, load_models, scores_of
+from polite_flamingo.filters.languages import LISTED, Languages
+from polite_flamingo.filters.models import MODELS, ScoringConfig, load_models, scores_of
 from polite_flamingo.filters.nli import premise_and_hypothesis
 from polite_flamingo.filters.paragraphs import paragraphs
 from polite_flamingo.filters.rules import rules
@@ -33,6 +33,9 @@ SCORES_OF = {
 }
 """Filter -> its keys in `Sample.scores`; all None where the filter does not score a sample."""
 
+NO_MODEL = "no model"
+"""Why a filter whose model is null does not score."""
+
 
 class Scorer:
     """Loads the models once. Scores do not depend on which samples share a call.
@@ -51,6 +54,8 @@ class Scorer:
         self._nli: Any = None
         if compare:
             self._sts, self._nli = load_models(config, ("sts", "nli"))
+        self._compare = compare
+        self._left_out = {LISTED[name] for name in MODELS if getattr(config, name) is None}
 
     def score(self, samples: Sequence[Sample], usage: Usage | None = None) -> list[dict[str, Any] | BadSample]:
         """Return each sample's scores, in order (keys: docs/architecture.md), or the `BadSample` that says why not.
@@ -66,7 +71,7 @@ class Scorer:
             EndpointDown: a server is down.
         """
         used = Usage() if usage is None else usage
-        rows = [_ScoringRow(sample=sample, failure=_refusal(sample)) for sample in samples]
+        rows = [_ScoringRow(sample=sample, failure=_refusal(sample, self._left_out)) for sample in samples]
         good = [row for row in rows if row.failure is None]
         self._add_rules(good)
         filters = (
@@ -77,24 +82,26 @@ class Scorer:
             ("judge", self._add_marks),
         )
         for name, add in filters:
-            add([row for row in good if row.failure is None and self._reads(name, row)], used)
+            if readable := [row for row in good if row.failure is None and self._reads(name, row)]:
+                add(readable, used)
         return [row.failure or row.scores for row in rows]
 
     def _reads(self, name: str, row: _ScoringRow) -> bool:
-        """Whether a filter applies to a row and its model knows the language; if only that it does not, note it."""
-        if name not in (*FILTERS_OF_TASK[row.sample.task], "reward", "judge"):
+        """Whether a filter applies to a row and has a model that knows its language; if only that fails, note it."""
+        compared = self._compare or name not in ("sts", "nli")
+        if name not in (*FILTERS_OF_TASK[row.sample.task], "reward", "judge") or not compared:
             return False
         said = [row.sample.response, row.text]
         texts = {"clipscore": [row.text], "sts": said}.get(name, [*said, row.sample.question])
-        strange = self._languages.strange_to(name, texts)
-        if strange and not (self._sts is None and name in ("sts", "nli")):
-            row.skip(name, strange, SCORES_OF[name])
-        return not strange
+        why = NO_MODEL if name in self._left_out else self._languages.strange_to(name, texts)
+        if why:
+            row.skip(name, why, SCORES_OF[name])
+        return not why
 
     def _add_rules(self, rows: list[_ScoringRow]) -> None:
         for row in rows:
             row.scores.update(rules(original=row.sample.response, rewritten=row.text))
-            if self._sts is None:
+            if not self._compare:
                 row.scores["same_text"] = None
 
     def _add_rewards(self, rows: list[_ScoringRow], usage: Usage) -> None:
@@ -105,15 +112,11 @@ class Scorer:
             row.add("reward", reward, _stored)
 
     def _add_sts(self, rows: list[_ScoringRow], usage: Usage) -> None:
-        if self._sts is None:
-            return
         cosines = scores_of(self._sts, [(row.sample.response, row.text) for row in rows], usage)
         for row, cosine in zip(rows, cosines, strict=True):
             row.add("sts", cosine, _stored)
 
     def _add_nli(self, rows: list[_ScoringRow], usage: Usage) -> None:
-        if self._nli is None:
-            return
         pairs = [
             premise_and_hypothesis(question=row.sample.question, output=row.text, original=row.sample.response)
             for row in rows
@@ -161,15 +164,20 @@ class _ScoringRow:
             self.scores[name] = stored(found)
 
 
-def _refusal(sample: Sample) -> BadSample | None:
-    """Return why a sample cannot be scored, as far as can be known without a model; None if it can."""
+def _refusal(sample: Sample, left_out: Set[str]) -> BadSample | None:
+    """Return why a sample cannot be scored, as far as can be known without a model; None if it can.
+
+    Args:
+        sample: rewritten.
+        left_out: filters without a model.
+    """
     if sample.task not in FILTERS_OF_TASK:
         return BadSample("unsupported", f"{sample.key}: no filter supports task {sample.task!r}")
     if sample.rewritten is None:
         return BadSample("scoring_failed", f"{sample.key}: no rewritten text to score")
     if not is_writable(f"{sample.instruction}{sample.response}{sample.rewritten}"):
         return BadSample("bad_field", f"{sample.key}: a lone surrogate in the text, which no tokenizer reads")
-    if "clipscore" in FILTERS_OF_TASK[sample.task] and not sample.images:
+    if "clipscore" in {*FILTERS_OF_TASK[sample.task]} - left_out and not sample.images:
         return BadSample("missing_image", f"{sample.key}: a caption cannot be scored without its image")
     return None
 

@@ -169,7 +169,7 @@ def card(
 
 def _warnings(total: DatasetCounts, run: RunInfo, foreign: str) -> Iterator[str]:
     """Yield what a reader must know first."""
-    found = (foreign, run.note or not_compared(total.tasks), not_scored(total.not_scored))
+    found = (*run.about, foreign, run.note or not_compared(total.tasks), not_scored(total.not_scored))
     return (line for line in found if line)
 
 

@@ -49,6 +49,7 @@ class RunInfo:
         world: the small world that some of its models are limited to; None if there is none.
         ingests: the ingests that made its input shards, if their results are beside the shards.
         rewriter: kind of the rewriter (`rewriters.config.Kind`).
+        about: what a reader must know of its input and models, a paragraph each; shown at the top.
     """
 
     title: str
@@ -64,6 +65,7 @@ class RunInfo:
     world: World | None = None
     ingests: tuple[IngestCounts, ...] = ()
     rewriter: str = "flamingo"
+    about: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
@@ -80,7 +82,8 @@ class RunInfo:
         models = tuple(ModelInfo(**model) for model in record["models"])
         world = World.from_json(record["world"]) if record.get("world") else None
         ingests = tuple(IngestCounts(**ingest) for ingest in record.get("ingests", ()))
-        return RunInfo(**{**record, "models": models, "world": world, "ingests": ingests})
+        about = tuple(record.get("about", ()))
+        return RunInfo(**{**record, "models": models, "world": world, "ingests": ingests, "about": about})
 
 
 def installed_versions() -> dict[str, str]:
