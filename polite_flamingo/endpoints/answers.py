@@ -116,7 +116,7 @@ def first_choice(answer: Mapping[str, Any]) -> str:
     if not choices:
         error = answer.get("error")
         said = error.get("message") if isinstance(error, dict) else error
-        raise LookupError(f"it says {str(said)[:200]!r}" if said else "it has no choices")
+        raise LookupError(f"it says {str(said)!r}" if said else "it has no choices")
     choice = choices[0]
     why = choice.get("finish_reason")
     if "message" not in choice:

@@ -24,8 +24,8 @@ class Route(Generic[Item, Found]):
     Attributes:
         path: below the base URL.
         body: the request for some items, without the model.
-        read: the response to so many items -> one result per item, in order; raises LookupError or TypeError if it has
-            another form.
+        read: the response to so many items -> one result per item, in order; raises any error of Python's
+            own (LookupError, TypeError, ValueError …) if it has another form.
         items: most items per request.
     """
 

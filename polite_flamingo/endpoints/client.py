@@ -63,8 +63,8 @@ class Server:
         Args:
             path: below the base URL, such as /chat/completions.
             body: the request.
-            read: extracts the result. If it raises LookupError or TypeError the request is retried, but a server that
-                answers in JSON does not count as down.
+            read: extracts the result. If it fails because the response has another form, the request is retried, but a
+                server that answers in JSON does not count as down.
             attempts: overrides the configuration.
 
         Raises:

@@ -149,8 +149,8 @@ class Connection:
             raise Failed("not JSON", "the response is not a JSON object")
         try:
             return read(answer)
-        except (LookupError, TypeError) as error:
-            said = self._without_key(str(error))
+        except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+            said = self._without_key(str(error))[:200]
             raise Failed("not this API", f"not an answer of this API ({type(error).__name__}: {said})", 200) from None
 
     def _found(self, path: str, body: bytes) -> bytes:
@@ -191,7 +191,8 @@ class Connection:
 
     def _refuse(self, path: str, status: int, said: bytes, later: str | None, reason: str | None) -> NoReturn:
         """Raise what a response without an answer means."""
-        problem = f"HTTP {status}: {self._without_key(_message(said, reason or ''))}"
+        text = self._without_key(said.decode("utf-8", "replace"))  # before it is cut, perhaps in the key
+        problem = f"HTTP {status}: {_message(text, self._without_key(reason or ''))}"
         if status == 404:
             known = "" if self.url.endswith("/v1") else "; does its address end in /v1?"
             raise EndpointDown(f"{self.url} knows no {path}, or not this model ({problem}){known}", 404)
@@ -240,13 +241,12 @@ def _words(error: urllib3.exceptions.HTTPError) -> str:
     return " ".join(str(cause if isinstance(cause, OSError) else error).split())[:200] or type(error).__name__
 
 
-def _message(said: bytes, reason: str) -> str:
+def _message(text: str, reason: str) -> str:
     """Return the server's error message in one short line."""
-    text = said[:2000].decode("utf-8", "replace")
     try:
         found = json.loads(text)["error"]
         text = found["message"] if isinstance(found, dict) else found
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     return " ".join(str(text).split())[:200] or reason
 

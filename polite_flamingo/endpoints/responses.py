@@ -8,9 +8,15 @@ from typing import Any
 
 from polite_flamingo.endpoints.connection import EndpointDown
 
+_MOST_TOKENS = 1 << 40
+"""No response costs as many."""
+
 
 def usage_of(response: Mapping[str, Any]) -> dict[str, int]:
-    """Return the tokens that a response says it cost, by the names of `usage.USED`; empty if it does not say."""
+    """Return the tokens that a response says it cost, by the names of `usage.USED`; empty if it does not say.
+
+    What cannot be a number of tokens is ignored, and cached tokens beyond those of the prompt.
+    """
     used = response.get("usage")
     used = used if isinstance(used, dict) else {}
     details = used.get("prompt_tokens_details")
@@ -19,7 +25,10 @@ def usage_of(response: Mapping[str, Any]) -> dict[str, int]:
         "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else 0,
         "generated_tokens": used.get("completion_tokens"),
     }
-    return {name: count for name, count in found.items() if isinstance(count, int) and count > 0}
+    counts = {name: count for name, count in found.items() if type(count) is int and 0 < count < _MOST_TOKENS}
+    if "cached_tokens" in counts:
+        counts["cached_tokens"] = min(counts["cached_tokens"], counts.get("prompt_tokens", 0))
+    return counts
 
 
 def same_model(asked: str, answered: str) -> bool:

@@ -70,13 +70,20 @@ class AnswerStore:
         self._failure: Exception | None = None
 
     def __enter__(self) -> AnswerStore:
-        """Read the answers of earlier attempts. Raises `PathUnavailable` if the store fails."""
-        names = self._folder.names(".jsonl")
+        """Read the answers of earlier attempts; damaged ones are asked for again. Raises `PathUnavailable` if the store
+        fails.
+        """
+        names, damaged = self._folder.names(".jsonl"), 0
         with ThreadPoolExecutor(_READERS) as threads:
-            for data in threads.map(lambda name: (self._folder / f"{name}.jsonl").read_bytes(), names):
+            for data in threads.map(self._read, names):
                 for line in data.splitlines():
-                    record = json.loads(line)
-                    self._known[record["request"]] = Answer.from_record(record)
+                    try:
+                        record = json.loads(line)
+                        self._known[record["request"]] = Answer.from_record(record)
+                    except (ValueError, LookupError, TypeError):
+                        damaged += 1
+        if damaged:
+            print(f"{self._folder}: {damaged} damaged lines; what they answered is asked for again")
         self._writer.start()
         return self
 
@@ -97,6 +104,12 @@ class AnswerStore:
             raise self._failure
         with self._lock:
             self._known[request] = self._unwritten[request] = answer
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self._folder / f"{name}.jsonl").read_bytes()
+        except FileNotFoundError:  # another worker has finished the shard since
+            return b""
 
     def _write_every_second(self) -> None:
         closed = False

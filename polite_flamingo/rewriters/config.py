@@ -98,6 +98,10 @@ class PromptConfig:
             raise ValueError("prompt.template must contain {instruction} and {annotation}")
         if IMAGE_MARK in self.template or IMAGE_MARK in self.system:
             raise ValueError(f"prompt: {IMAGE_MARK} must not occur: images stand where the instruction has them")
+        if others := {"instruction", "annotation", "task"} & {*re.findall(r"\{(\w+)\}", self.system)}:
+            raise ValueError(
+                f"prompt.system: {{{min(others)}}} stands in prompt.template; only {{language}} can be here"
+            )
         for unknown in re.findall(r"\{(\w+)\}", self.template + self.system):
             if unknown not in PLACEHOLDERS:
                 raise ValueError(f"prompt: {{{unknown}}} is unknown; known are {', '.join(PLACEHOLDERS)}")
@@ -138,6 +142,8 @@ class ChatConfig:
             raise ValueError("max_tokens must be at least 1, and max_side at least 28")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError("temperature must be at least 0, and top_p above 0 and at most 1")
+        if self.pictures and self.prompt.template.count("{instruction}") > 1:
+            raise ValueError("prompt.template: {instruction} must occur once, because it stands for the pictures too")
         if reserved := {"model", "messages", "stream", "n"} & self.extra.keys():
             raise ValueError(f"extra must not set {', '.join(sorted(reserved))}")
 

@@ -107,7 +107,8 @@ def rewritten_text(ask: Ask, said: str, *, structured: bool) -> str | BadSample:
             return BadSample(
                 "rewriting_failed", f"{ask.key}: the answer is not the JSON that was asked for: {answer[:80]!r}"
             )
-        text = answer if found is None else found.strip()
+        if found is not None:
+            text = found.encode("utf-8", "replace").decode().strip()  # half a surrogate pair, escaped in the JSON
     if len(text) > MAX_TEXT_CHARACTERS:
         return BadSample("text_too_long", f"{ask.key}: the answer has {len(text):,} characters")
     faulty = {*faults(text, ask.given), *(["echo"] if _echoes(text, ask.messages[-1]) else [])}

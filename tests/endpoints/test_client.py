@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from polite_flamingo.endpoints import connection
+from polite_flamingo.endpoints.answers import first_choice
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.endpoints.responses import usage_of
 from tests.support.patience import PATIENCE
 
 QUICK = ServerConfig(timeout=PATIENCE, attempts=3, pause=0.0, longest_pause=0.01, api_key_variable="TEST_KEY")
@@ -75,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.02)
         elif step == "tell":
             self.reply(400, {"error": f"you sent {self.headers['Authorization']}"})
+        elif step == "tell late":
+            self.reply(400, {"error": f"{'x' * 185} {self.headers['Authorization']}"})
         elif step == "redirect":
             self.send_response(302)
             self.send_header("Location", f"{self.server.url}/elsewhere")
@@ -163,6 +167,44 @@ def test_the_key_is_sent_and_told_to_nobody(misbehaving: Misbehaving, monkeypatc
         Server(misbehaving.url, QUICK).post("/ask", {}, dict)
     assert "secret" not in f"{rejected.value}{redirected.value}{told.value}{server.config}"
     assert not any(path.startswith("GET") for path in misbehaving.paths), "no redirect is followed"
+
+
+def test_a_message_is_not_cut_in_the_key(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", "a secret key")
+    misbehaving.plan = ["tell late"]
+    for read in (dict, lambda _: first_choice({"error": f"{'x' * 190} a secret key"})):
+        with pytest.raises(Refused, match="xxx") as told:
+            Server(misbehaving.url, QUICK).post("/ask", {}, read)
+        assert "a secr" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"choices": ["text"]},
+        {"choices": [None]},
+        {"choices": [{"message": {"content": ["text"]}}]},
+        {"choices": [{"message": {"content": 5}}]},
+    ],
+)
+def test_an_answer_of_another_form_is_one(misbehaving: Misbehaving, said: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="not an answer of this API"):
+        Server(misbehaving.url, QUICK).post("/ask", said, lambda answer: first_choice(answer["echo"]))
+
+
+@pytest.mark.parametrize("value", ["no number", "9" * 5000, 10**400, None])
+def test_a_number_of_another_form_is_one_too(misbehaving: Misbehaving, value: Any) -> None:
+    with pytest.raises(Refused, match="not an answer of this API"):
+        Server(misbehaving.url, QUICK).post("/ask", {"n": value}, lambda answer: int(float(answer["echo"]["n"])))
+
+
+def test_usage_that_cannot_be_is_ignored() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 50}}
+    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": True, **details}}) == {
+        "prompt_tokens": 5, "cached_tokens": 5,
+    }  # fmt: skip
+    assert usage_of({"usage": {"prompt_tokens": 10**30, "completion_tokens": "3"}}) == {}
+    assert usage_of({"usage": [1]}) == usage_of({"usage": {"prompt_tokens": -5}}) == {}
 
 
 def test_without_a_key_none_is_sent(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:

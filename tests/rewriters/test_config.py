@@ -63,6 +63,14 @@ def test_the_example_profile_is_whole() -> None:
         ({**ENDPOINT, "endpoint": {"model": "m", "extra": {"stream": True}}}, "extra must not set stream"),
         ({**ENDPOINT, "endpoint": {"prompt": {"template": "{annotation}"}}}, "must contain {instruction}"),
         ({**ENDPOINT, "endpoint": {"prompt": {"system": "Speak {tongue}"}}}, "{tongue} is unknown; known are instruct"),
+        (
+            {**ENDPOINT, "endpoint": {"prompt": {"system": "Answer {annotation}"}}},
+            "{annotation} stands in prompt.templ",
+        ),
+        (
+            {**ENDPOINT, "endpoint": {"prompt": {"template": "{instruction} {annotation} {instruction}"}}},
+            "{instruction} must occur once",
+        ),
         ({**ENDPOINT, "endpoint": {"prompt": {"system": "<image>"}}}, "images stand where the instruction has them"),
         ({**ENDPOINT, "endpoint": {"prompt": {"language": " "}}}, "must name a language, or be same"),
         ({**ENDPOINT, "endpoint": {"prompt": {"examples": [{"polite": "x"}]}}}, "required: .*instruction"),

@@ -187,6 +187,11 @@ def test_json_is_asked_for_read_and_missed(chat: FakeChat) -> None:
     assert json.loads(body["messages"][2]["content"]).keys() == {"polite"}
 
 
+def test_half_a_surrogate_pair_in_json_can_be_written(chat: FakeChat) -> None:
+    chat.answer = lambda text: "It is red \ud83d."
+    assert rewrite(chat, sample("red"), structured=True) == ["It is red ?."]
+
+
 def test_reasoning_is_not_the_answer(chat: FakeChat) -> None:
     chat.answer = lambda text: "<think>It is red, so I say so.</think>\n\nIt is red."
     assert rewrite(chat, sample("red")) == ["It is red."]
@@ -265,6 +270,22 @@ def test_answers_that_are_paid_for_are_not_asked_again(chat: FakeChat, tmp_path:
     with AnswerStore(folder) as answers:
         EndpointRewriter(config(chat, max_tokens=9)).rewrite(samples[:1], Usage(), answers)
     assert len(chat.bodies) == 8, "another request is another answer"
+
+
+def test_damaged_answers_are_asked_for_again(
+    chat: FakeChat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rewriter = location(tmp_path) / "answers" / "s0", EndpointRewriter(config(chat))
+    with AnswerStore(folder) as answers:
+        whole = rewriter.rewrite([sample("a"), sample("b", 1)], Usage(), answers)
+    [name] = folder.names(".jsonl")
+    first, second = (folder / f"{name}.jsonl").read_text().splitlines()
+    (folder / f"{name}.jsonl").put(f"{first}\n{second[: len(second) // 2]}\n\0\0\0\n[]\n")
+    again = Usage()
+    with AnswerStore(folder) as answers:
+        assert rewriter.rewrite([sample("a"), sample("b", 1)], again, answers) == whole
+    assert len(chat.bodies) == 3 and again["answers_reused"] == 1
+    assert "3 damaged lines" in capsys.readouterr().out
 
 
 def test_answers_go_when_their_shard_is_finished(tmp_path: Path) -> None:
