@@ -17,6 +17,9 @@ MILLION = 1_000_000
 _HOUR = 3_600_000
 """Milliseconds."""
 
+PRICED = ("rewriting", "judge", "sts", "nli", "clip", "reward")
+"""The models that may be behind endpoints, by their names in `usage.Usage`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPrices:
@@ -34,6 +37,10 @@ class TokenPrices:
     generated: float = 0.0
     images: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no price."""
+        _check_prices(asdict(self))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
@@ -50,6 +57,12 @@ class Prices:
     gpu_hour: float = 0.0
     cpu_hour: float = 0.0
     tokens: dict[str, TokenPrices] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no price, and for the name of no model, which would cost nothing."""
+        _check_prices({"gpu_hour": self.gpu_hour, "cpu_hour": self.cpu_hour})
+        if strange := self.tokens.keys() - {*PRICED}:
+            raise ValueError(f"tokens: {min(strange)} is no model behind an endpoint; known are {', '.join(PRICED)}")
 
     @property
     def known(self) -> bool:
@@ -101,6 +114,12 @@ class Cost:
             "per_million_kept": self.per_million(kept),
             "prices": asdict(self.prices),
         }
+
+
+def _check_prices(prices: Mapping[str, float | None]) -> None:
+    for name, price in prices.items():
+        if price is not None and price < 0:
+            raise ValueError(f"{name}: a price must be a number from 0, not {price}")
 
 
 def cost_of(usage: Mapping[str, int], prices: Prices) -> Cost:

@@ -231,12 +231,18 @@ def build_or_estimate(config: BuildConfig) -> None:
     Raises:
         ValueError, JobFailed, AllFailed: see `build`.
     """
-    if config.estimate <= 0:
+    if config.estimate < 0:
+        raise ValueError(f"--estimate {config.estimate}: give the number of rows to build")
+    if not config.estimate:
         build(config)
         return
     layout = OutputLayout(root=config.out)
     shards, pools = input_shards(config.input, layout), config.pools
-    workers = {"rewriting": pools.rewriting.max_actors * shards_at_once(config), "scoring": pools.scoring.max_actors}
+    at_once = SHARDS_AT_SERVERS if config.scoring.all_served else 1
+    places = {
+        "rewriting": pools.rewriting.max_actors * shards_at_once(config), "scoring": pools.scoring.max_actors * at_once,
+    }  # fmt: skip
+    workers = {pool: min(count, len(shards)) for pool, count in places.items()}
 
     def build_part(source: str, out: str) -> None:
         build(replace(config, input=source, out=out, fresh=True, estimate=0))

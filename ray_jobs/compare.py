@@ -83,6 +83,10 @@ def _side(layout: OutputLayout) -> Side:
     if run is None or not layout.stats.exists():
         raise ValueError(f"{layout.root} holds no finished selection; give the --out of a polite-flamingo build")
     stats = read_stats(layout)
+    if "cost" not in stats:
+        raise ValueError(
+            f"{layout.stats} is of an earlier version; run polite-flamingo select --out {layout.root} and compare again"
+        )
     with undamaged(layout.stats, "run polite-flamingo select again"):
         counts = Statistics.from_json(stats["statistics"]).total()
         cost = cost_from(stats["cost"], fill(Prices, stats["cost"]["prices"]))

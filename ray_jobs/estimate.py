@@ -46,7 +46,7 @@ class Part:
     Attributes:
         density: rows of the whole shard per byte.
         readable: share of the shard's rows that could be read.
-        rows: number of rows drawn.
+        rows: number of rows drawn; 0 if none can be read, and then nothing is built.
     """
 
     density: float
@@ -80,7 +80,8 @@ def forecast_build(
     build(str(trial / "in"), str(trial))
     layout = OutputLayout(root=trial)
     total_bytes = sum(size_of(place) for place in shards.values())
-    found = forecast(parts, {name: _amounts(layout, name) for name in parts}, total_bytes, prices)
+    amounts = {name: _amounts(layout, name) for name, part in parts.items() if part.rows}
+    found = forecast(parts, amounts, total_bytes, prices)
     (trial / "estimate.json").put(json.dumps({name: asdict(one) for name, one in found.items()}, indent=1) + "\n")
     print(console.table(_rows(found, prices, workers), f"forecast for {counted(len(shards), 'shard')}"))
     drawn, most = sum(part.rows for part in parts.values()), max(part.rows for part in parts.values())
@@ -116,12 +117,13 @@ def sample_rows(shards: Mapping[str, Location], count: int, folder: Location, se
         drawn = rng.sample(samples, min(len(samples), times * each))
         for number in range(times):
             some = drawn[number::times]
-            if some:
+            if some or not samples:
                 name = f"part-{len(parts):02d}"
-                write_shard(folder / f"{name}.tar", some)
+                if some:
+                    write_shard(folder / f"{name}.tar", some)
                 density, readable = len(rows) / sizes[index], len(samples) / len(rows)
                 parts[name] = Part(density=density, readable=readable, rows=len(some))
-    if not parts:
+    if not any(part.rows for part in parts.values()):
         raise ValueError("no row of the input can be read; build it to see each row's reason in quarantine")
     return parts
 
@@ -133,14 +135,14 @@ def forecast(
 
     Args:
         parts: name -> part of the sample.
-        amounts: name -> what its rows took: name -> amount.
+        amounts: name -> what its rows took: name -> amount; no entry for a part without rows.
         total_bytes: size of the whole input.
         prices: of tokens and device time.
     """
     names = sorted({name for found in amounts.values() for name in found})
     rows_P = np.array([part.density * total_bytes for part in parts.values()])  # if all shards were like the part's
-    taken_P = rows_P * [part.readable / part.rows for part in parts.values()]
-    sums_NP = np.array([[amounts[part].get(name, 0.0) for part in parts] for name in names]) * taken_P
+    taken_P = rows_P * [part.readable / max(1, part.rows) for part in parts.values()]
+    sums_NP = np.array([[amounts.get(part, {}).get(name, 0.0) for part in parts] for name in names]) * taken_P
     table_KP = np.vstack([rows_P, sums_NP])
     draws_KR, means_K = resampled_means(table_KP, RESAMPLING), table_KP.mean(axis=1)
     sums_NR, whole_N = draws_KR[1:], means_K[1:]
@@ -161,7 +163,7 @@ def forecast(
 def _amounts(layout: OutputLayout, name: str) -> dict[str, float]:
     """Return what a part took: the names of usage, "seconds.POOL", and the number of rows "kept"."""
     manifest = read_manifest(layout.manifest(name))
-    kept = sum(json.loads(line)["keep"] for line in layout.verdicts(name).read_text().splitlines())
+    kept = sum(json.loads(line)["keep"] for line in layout.verdicts(name).read_text().split("\n") if line)
     seconds = {f"seconds.{pool}": spent for pool, spent in manifest.seconds.items()}
     return {**manifest.usage, **seconds, "kept": kept}
 

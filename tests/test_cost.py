@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from polite_flamingo.config import fill
@@ -48,6 +50,20 @@ def test_prices_come_from_a_profile() -> None:
 def test_a_model_names_itself_or_is_named_by_its_pool() -> None:
     usage = Usage({"requests": 2, "judge.requests": 1})
     assert of_model(usage, "scoring") == {"scoring.requests": 2, "judge.requests": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"tokens": {"rewriter": {"prompt": 1}}}, "tokens: rewriter is no model behind an endpoint; known are rewriti"),
+        ({"tokens": {"judge": {"prompt": -1}}}, "prompt: a price must be a number from 0, not -1"),
+        ({"gpu_hour": -3}, "gpu_hour: a price must be a number from 0, not -3"),
+    ],
+)
+def test_what_is_no_price_is_refused(content: dict[str, Any], says: str) -> None:
+    """A misspelt model would cost nothing."""
+    with pytest.raises(ValueError, match=says):
+        fill(Prices, content, "prices")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_what_is_not_a_pair_of_builds_is_refused_in_one_line(
     assert main([str(first), str(tmp_path / "none")]) == 2
     assert "none holds no finished selection" in capsys.readouterr().err
     other = built(tmp_path / "other", shards=1)
+    whole = (other / "stats.json").read_text()
+    stats = {name: value for name, value in json.loads(whole).items() if name != "cost"}
+    (other / "stats.json").write_text(json.dumps(stats))
+    assert main([str(first), str(other)]) == 2
+    assert f"is of an earlier version; run polite-flamingo select --out {other}" in capsys.readouterr().err
+    (other / "stats.json").write_text(whole)
     (other / "manifests" / "s0.json").rename(other / "manifests" / "t0.json")
     assert main([str(first), str(other)]) == 2
     assert "no shard in common" in capsys.readouterr().err

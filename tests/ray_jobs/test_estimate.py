@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from polite_flamingo.cost import Prices, TokenPrices
+from polite_flamingo.rewriters.config import RewriterSection
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.input_files import size_of
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard, write_shard
+from ray_jobs.build_pf1m import BuildConfig, build_or_estimate
 from ray_jobs.estimate import Part, forecast, forecast_build, sample_rows
 from tests.support.build_world import text_row, write_world
 
@@ -104,6 +106,27 @@ def commit(layout: OutputLayout, name: str, rows: list[Sample]) -> None:
             seconds={"rewriting": 0.5 * scored}, usage=usage,
         ),
     )  # fmt: skip
+
+
+def test_shards_without_a_readable_row_count_as_such(tmp_path: Path) -> None:
+    """Half of the bytes hold no row: the other half's rows are not taken for all."""
+    shards = shards_of(tmp_path, 50)
+    (tmp_path / "broken.tar").write_bytes(b"x" * size_of(shards["s0"]))
+    shards["broken"] = location(tmp_path / "broken.tar")
+    total, kept = sum(map(size_of, shards.values())), []
+    for seed in range(40):
+        parts = sample_rows(shards, 20, location(tmp_path / "trial"), seed)
+        amounts = {name: {"kept": part.rows} for name, part in parts.items() if part.rows}
+        assert len(parts) == 10 and sum(part.rows for part in parts.values()) == 2 * len(amounts)
+        kept.append(forecast(parts, amounts, total, PRICES)["kept"].value or 0.0)
+    assert sum(kept) / 40 == pytest.approx(50, rel=0.15)
+
+
+def test_a_negative_number_of_rows_builds_nothing(tmp_path: Path) -> None:
+    """It is a mistake, not the whole input."""
+    config = BuildConfig(input="in", out=str(tmp_path / "out"), rewriter=RewriterSection(kind="none"), estimate=-200)
+    with pytest.raises(ValueError, match="--estimate -200: give the number of rows"):
+        build_or_estimate(config)
 
 
 def test_an_input_without_a_readable_row_has_no_forecast(tmp_path: Path) -> None:
