@@ -7,6 +7,7 @@ text counts as known and is scored, as it would be without a list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -56,9 +57,12 @@ class Languages:
 
 
 def check_languages(known: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ValueError` for a model that is none."""
+    """Raise `ValueError` for a model that is none, and for what is no code: no text would be in that language."""
     if strange := set(known) - set(LISTED):
         raise ValueError(f"languages: {', '.join(sorted(strange))} is no model; known are {', '.join(LISTED)}")
+    for code in (code for codes in known.values() for code in codes):
+        if not re.fullmatch(r"[a-z]{2,3}", code):
+            raise ValueError(f"languages: {code!r} is no code of ISO 639, such as en or zh")
 
 
 @lru_cache(maxsize=1 << 14)

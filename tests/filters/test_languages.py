@@ -44,6 +44,9 @@ def test_a_model_that_is_not_listed_knows_all_and_an_unsure_text_is_scored() -> 
     assert known.strange_to("sts", ["这是红色的。"]) == known.strange_to("reward", ["这是红色的。"]) == ""
     with pytest.raises(ValueError, match="clipscore is no model"):
         ScoringConfig(languages={"clipscore": ("en",)})
+    for code in ("English", "EN", "zh-CN", ""):
+        with pytest.raises(ValueError, match="is no code of ISO 639"):
+            ScoringConfig(languages={"nli": ("en", code)})
 
 
 class Model:
