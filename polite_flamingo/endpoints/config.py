@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from polite_flamingo.endpoints.connection import ServerConfig
 from polite_flamingo.endpoints.servers import PATIENCE
@@ -34,5 +35,10 @@ class ServersConfig(ServerConfig):
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"endpoint: urls must begin with http:// or https://, not {url[:60]!r}")
+            if urlsplit(url).username is not None or urlsplit(url).query:
+                raise ValueError(
+                    "endpoint: urls are shown and written to files, so they must not hold a user or a key; put the key "
+                    f"into the environment variable {self.api_key_variable}"
+                )
         if not self.urls or len(set(self.urls)) < len(self.urls):
             raise ValueError("endpoint: urls must name at least one server, and each once")

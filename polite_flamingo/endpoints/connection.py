@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class ServerConfig:
         """Raise ValueError for invalid numbers."""
         if min(self.concurrency, self.attempts, self.give_up_after) < 1:
             raise ValueError("endpoint: concurrency, attempts and give_up_after must be at least 1")
+        if not re.fullmatch(r"\w+", self.api_key_variable):
+            raise ValueError("endpoint: api_key_variable must name an environment variable; it is not the key itself")
         if self.timeout <= 0 or self.pause < 0 or self.longest_pause < self.pause:
             raise ValueError("endpoint: needs timeout > 0 and 0 <= pause <= longest_pause")
 
@@ -135,7 +138,7 @@ class Connection:
             raise
         except urllib3.exceptions.HTTPError as error:
             raise Failed(_trouble(error), self._without_key(_words(error))) from None
-        except (OSError, ValueError) as error:  # ValueError: a key that no header can hold
+        except (OSError, ValueError) as error:
             trouble: Trouble = "slow" if isinstance(error, TimeoutError) else "failed"
             raise Failed(trouble, self._without_key(str(error) or type(error).__name__)) from None
         try:
@@ -158,6 +161,9 @@ class Connection:
         deadline = time.monotonic() + self.config.timeout
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key := self._key():
+            if not (key.isascii() and key.isprintable()):  # an error of the library's would show it
+                variable = self.config.api_key_variable
+                raise EndpointDown(f"the environment variable {variable} holds what no key has: give one line of ASCII")
             headers["Authorization"] = f"Bearer {key}"
         patience = urllib3.Timeout(connect=min(CONNECT_SECONDS, self.config.timeout), read=self.config.timeout)
         response = self._pool.request(

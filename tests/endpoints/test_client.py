@@ -15,6 +15,7 @@ import pytest
 from polite_flamingo.endpoints import connection
 from polite_flamingo.endpoints.answers import first_choice
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.endpoints.config import ServersConfig
 from polite_flamingo.endpoints.responses import usage_of
 from tests.support.patience import PATIENCE
 
@@ -205,6 +206,26 @@ def test_usage_that_cannot_be_is_ignored() -> None:
     }  # fmt: skip
     assert usage_of({"usage": {"prompt_tokens": 10**30, "completion_tokens": "3"}}) == {}
     assert usage_of({"usage": [1]}) == usage_of({"usage": {"prompt_tokens": -5}}) == {}
+
+
+@pytest.mark.parametrize("key", ["a secret\nkey", "a secret\rkey", "a “secret” key"])
+def test_a_key_that_none_can_be_is_not_shown(
+    misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(EndpointDown, match="TEST_KEY holds what no key has") as told:
+        Server(misbehaving.url, QUICK).post("/ask", {}, dict)
+    assert "secret" not in str(told.value) and not misbehaving.seen
+
+
+def test_a_key_in_the_place_of_a_variable_or_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="must name an environment variable") as variable:
+        ServerConfig(api_key_variable="sk-a-secret")
+    with pytest.raises(ValueError, match="must not hold a user or a key") as address:
+        ServersConfig(urls=("http://me:secret@127.0.0.1/v1",))
+    with pytest.raises(ValueError, match="must not hold a user or a key") as query:
+        ServersConfig(urls=("http://127.0.0.1/v1?key=secret",))
+    assert "secret" not in f"{variable.value}{address.value}{query.value}"
 
 
 def test_without_a_key_none_is_sent(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
