@@ -142,17 +142,17 @@ class Ours:
             name = f"_add_{part}"
             setattr(self._scorer, name, self._timed(part, getattr(self._scorer, name)))
 
-    def _timed(self, part: str, add: Callable[[Any], None]) -> Callable[[Any], None]:
-        def timed(rows: Any) -> None:
+    def _timed(self, part: str, add: Callable[..., None]) -> Callable[..., None]:
+        def timed(*given: Any) -> None:
             if self._flops is not None:
                 from torch.utils.flop_counter import FlopCounterMode
 
                 with FlopCounterMode(display=False) as counter:
-                    add(rows)
+                    add(*given)
                 self._flops[part] += counter.get_total_flops()
                 return
             started = time.perf_counter()
-            add(rows)
+            add(*given)
             self._took[part] += time.perf_counter() - started
 
         return timed
