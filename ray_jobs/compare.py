@@ -95,10 +95,12 @@ def _side(layout: OutputLayout) -> Side:
 
 def _judged(layout: OutputLayout, name: str) -> tuple[dict[str, Judged], frozenset[str]]:
     """Return the turns of a shard, and the keys of what was quarantined."""
-    place = layout.verdicts(name)
+    place, samples = layout.verdicts(name), read_scored(layout, name)
+    if not place.exists():
+        raise ValueError(f"{place} is missing; run polite-flamingo select again")
     with undamaged(place, "run polite-flamingo select again"):
         records = [json.loads(line) for line in place.read_text().split("\n") if line]
-        found = judged_turns(read_scored(layout, name), records)
+        found = judged_turns(samples, records)
     return found, frozenset(row.key for row in read_quarantine(layout, name))
 
 

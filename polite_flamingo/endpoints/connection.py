@@ -130,7 +130,8 @@ class Connection:
         Raises:
             Failed: there is no answer, but a later try may get one.
             Refused: the request is at fault.
-            EndpointDown: the server rejects the key or the address, or redirects: it would reject every request.
+            EndpointDown: the server rejects the key or the address, wants to be paid, or redirects: it would reject
+                every request.
         """
         try:
             found = self._found(path, body)
@@ -208,6 +209,8 @@ class Connection:
                 f"{self.config.api_key_variable}",
                 status,
             )
+        if status == 402:  # of no row: all later ones would be refused too
+            raise EndpointDown(f"{self.url} wants to be paid ({problem}); then the same command resumes", 402)
         if status < 400:
             raise EndpointDown(
                 f"{self.url} redirects (HTTP {status}), which is not followed; give the final address", status

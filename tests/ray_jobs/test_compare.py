@@ -60,3 +60,17 @@ def test_what_is_not_a_pair_of_builds_is_refused_in_one_line(
     (other / "manifests" / "s0.json").rename(other / "manifests" / "t0.json")
     assert main([str(first), str(other)]) == 2
     assert "no shard in common" in capsys.readouterr().err
+
+
+def test_the_file_that_is_damaged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, other = built(tmp_path / "one", shards=1), built(tmp_path / "other", shards=1)
+    [tar], verdicts = (other / "scored").glob("*.tar"), other / "verdicts" / "s0.jsonl"
+    for file in (verdicts, tar):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:700])
+        assert main([str(first), str(other)]) == 2
+        assert f"error: {file} is damaged" in capsys.readouterr().err
+        file.write_bytes(whole)
+    verdicts.unlink()
+    assert main([str(first), str(other)]) == 2
+    assert f"error: {verdicts} is missing; run polite-flamingo select again" in capsys.readouterr().err

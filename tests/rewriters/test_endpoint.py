@@ -213,6 +213,10 @@ def test_what_is_wrong_with_the_server_ends_the_work_and_blames_no_row(
         EndpointRewriter(replace(config(chat), model="other")).rewrite(samples, Usage())
     with pytest.raises(EndpointDown, match=r"asked for the model fake-vl-7b, and another-13b answered: name it in"):
         EndpointRewriter(config(chat)).rewrite([*samples, sample("b [another model]", 99)], Usage())
+    with pytest.raises(
+        EndpointDown, match=r"wants to be paid \(HTTP 402: the server says why\); then the same command"
+    ):
+        EndpointRewriter(config(chat)).rewrite([*samples, sample("c [402]", 98)], Usage())
     chat.die()
     with pytest.raises(EndpointDown, match="no answer for 0 s"):
         EndpointRewriter(config(chat, patience=0.0)).rewrite(samples, Usage())
