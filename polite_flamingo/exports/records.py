@@ -48,7 +48,7 @@ def openai_record(sample: Sample, urls: Sequence[str]) -> dict[str, Any]:
             part if part["type"] == "text" else {"type": "image_url", "image_url": {"url": next(left)}}
             for part in parts_of_text(turn.instruction)
         ]
-        answer = {"role": "assistant", "content": polite_text(turn)}
+        answer = {"role": "assistant", "content": unmarked(polite_text(turn))}
         messages += [{"role": "user", "content": parts}, answer | ({"weight": 0} if turn.rewritten is None else {})]
     return {"messages": messages}
 
@@ -85,7 +85,7 @@ def same_text(turn: Turn) -> bool:
 
 
 def _said(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    return {"role": "assistant", "content": [{"type": "text", "text": unmarked(text)}]}
 
 
 def parts_of_text(instruction: str) -> list[Part]:

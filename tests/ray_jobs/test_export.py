@@ -19,7 +19,7 @@ from polite_flamingo.exports import formats
 from polite_flamingo.exports.formats import EXPORTS, Export, Format
 from polite_flamingo.exports.records import picture_url
 from polite_flamingo.filters.thresholds import Thresholds
-from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.sample import Image, Sample, Turn, unmarked
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
@@ -121,7 +121,7 @@ def test_openai_s_messages_have_pictures_as_parts(out: Path, tmp_path: Path, pic
         assert (user["role"], assistant["role"], "weight" in assistant) == ("user", "assistant", False)
         assert user["content"][-1] == {"type": "text", "text": user["content"][-1]["text"]}
         urls = [part["image_url"]["url"] for part in user["content"] if part["type"] == "image_url"]
-        assert len(urls) == len(user["content"]) - 1
+        assert len(urls) == len(user["content"]) - 1 and "<image>" not in assistant["content"]
         if pictures == "paths":
             found.append([(folder / url).read_bytes() for url in urls])
         else:
@@ -142,7 +142,8 @@ def test_pairs_prefer_the_polite_response(out: Path, tmp_path: Path, capsys: pyt
         [user] = row["prompt"]
         assert [part["type"] for part in user["content"]] == ["image"] * len(row["images"]) + ["text"]
         assert len(row["images"]) == len(sample.images)
-        assert row["chosen"] == [{"role": "assistant", "content": [{"type": "text", "text": sample.rewritten}]}]
+        polite = unmarked(sample.rewritten or "")  # processors count the marks in all texts
+        assert row["chosen"] == [{"role": "assistant", "content": [{"type": "text", "text": polite}]}]
         assert row["rejected"][0]["content"][0]["text"] == sample.response
     assert list(samples) == ["d/t/polite"]
 
