@@ -82,8 +82,8 @@ class PromptConfig:
     Attributes:
         system: the system message, with {language} where it names the language; empty for the built-in one, which
             depends on whether pictures are sent.
-        template: the user's message, with {instruction} (once if pictures are sent: they stand in it), {annotation} and,
-            where they help, {task} and {language}.
+        template: the user's message, with {instruction} (once if pictures are sent, because they stand in it),
+            {annotation} and, where they help, {task} and {language}.
         examples: rewritten annotations that the model sees before each request; [] for none, with worse results.
         language: the language of the texts, such as German; "same" is that of the annotation.
     """
