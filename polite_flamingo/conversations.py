@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn
 
 
 def parts_of(sample: Sample) -> dict[int, Sample]:
@@ -57,7 +58,10 @@ def joined(sample: Sample, results: Mapping[int, Sample | BadSample]) -> Sample 
     turns = [_joined(turn, results.get(number)) for number, turn in enumerate(sample.turns)]
     failures = [result for _, result in sorted(results.items()) if isinstance(result, BadSample)]
     if failures and all(turn.failed for turn in turns if turn.learned):
-        return failures[0]
+        number = next(number for number, turn in enumerate(turns) if turn.learned)
+        first = results.get(number)  # not there if it failed earlier, and only its reason is known
+        detail = f"{part_key(sample, number)} has no text, and no other turn has one and scores: {failures[0].detail}"
+        return first if isinstance(first, BadSample) else BadSample(cast(Reason, turns[number].failed), detail)
     return replace(sample, turns=tuple(turns))
 
 

@@ -70,3 +70,16 @@ def test_scores_of_turns_survive_a_shard() -> None:
     assert isinstance(scored, Sample)
     assert Sample.from_record(decode_record(encode_record(scored)), PICTURES) == scored
     assert parts_of(scored)[0].scores == {"reward": 1.5}
+
+
+def test_a_conversation_without_any_text_fails_for_the_reason_of_its_first_turn() -> None:
+    """The first had no text when the second was scored."""
+    turns = (
+        Turn(instruction="A?", response="a", learned=False),
+        Turn(instruction="B?", response="b", failed="refused"),
+        Turn(instruction="C?", response="c", rewritten="It is c."),
+    )
+    talk = Sample(key="d/t/1", dataset="d", task="dialogue", turns=turns)
+    failed = joined(talk, {2: BadSample("scoring_failed", "d/t/1/turn2: no embedding")})
+    assert isinstance(failed, BadSample) and failed.reason == "refused"
+    assert failed.detail.startswith("d/t/1/turn1 has no text") and "no embedding" in failed.detail
