@@ -79,6 +79,8 @@ def changed(one: ConfigField, value: Any) -> Any:
         )
     if getattr(one.hint, "__origin__", None) is Literal:
         return next(other for other in one.hint.__args__ if other != value)
+    if one.path.endswith("api_key_variable"):
+        return f"{value}_CHANGED"
     return 0.125 if value is None else f"{value or 'http://a'}-changed"
 
 
