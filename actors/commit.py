@@ -36,6 +36,7 @@ def commit_blocks(
     probe: Probe | None = None,
     *,
     near: bool = False,
+    answers: bool = False,
 ) -> pa.Table:
     """Commit complete shards to the ledger; return one row (of schema `FINISHED`) per shard.
 
@@ -46,13 +47,20 @@ def commit_blocks(
         describe: computes figures from a shard's rows for its manifest, besides the quarantine reasons.
         probe: a file in the output folder that this machine must see.
         near: whether to write signatures, by which a selection finds near-duplicates.
+        answers: whether an endpoint's answers were kept for the shards; they are deleted once a shard is committed.
 
     Raises:
         PathUnavailable: this machine does not see `probe`.
     """
     if probe is not None:
         probe.check()
-    return write_whole_shards(table, layout, lambda block: _commit(layout, block, config_hash, describe, near))
+
+    def write(block: Block) -> None:
+        _commit(layout, block, config_hash, describe, near)
+        if answers:
+            answer_store.forget(layout.answers, block.name)
+
+    return write_whole_shards(table, layout, write)
 
 
 def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[Block], object]) -> pa.Table:
@@ -63,7 +71,6 @@ def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[B
         if whole is not None:
             write(whole)
             journal.forget(layout.journal, whole.name)
-            answer_store.forget(layout.answers, whole.name)
             if whole is not block:
                 (layout.parts / whole.name).delete_tree()
             finished.append({"name": whole.name, "rows_in": whole.shard_rows, "seconds": list(whole.seconds.items())})

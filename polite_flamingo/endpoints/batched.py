@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from polite_flamingo.endpoints.config import ServersConfig
@@ -41,7 +42,7 @@ class BatchedRequests:
     Args:
         config: the servers.
         section: the section of the profile that names them, such as scoring.sts; its last part names the model.
-        extra: fields of each request; one that is None is left out.
+        extra: further fields of each request; None removes a field.
     """
 
     def __init__(self, config: ServersConfig, section: str, extra: Mapping[str, Any]):
@@ -57,12 +58,8 @@ class BatchedRequests:
             EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
         """
         starts = range(0, len(items), route.items)
-        asked = [self._threads.submit(self._batch, route, items[start : start + route.items]) for start in starts]
-        try:
-            found = [one.result() for one in asked]
-        finally:
-            for one in asked:
-                one.cancel()
+        batches = [items[start : start + route.items] for start in starts]
+        found = [*self._threads.map(partial(self._batch, route), batches)]  # cancels the rest if one raises
         for _, used in found:
             usage.update(of_model(used, self._section.rpartition(".")[2]))
         return [result for results, _ in found for result in results]

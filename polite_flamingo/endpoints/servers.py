@@ -4,8 +4,8 @@ How much a server takes is found out (as TCP does): its limit grows with every a
 or takes too long. A server that refuses connections is left alone for a while, and then gets one request at a time
 until it answers.
 
-What is wrong with the server is not counted against the request: one that meets only busy servers (429, 503) or dead
-ones is tried again for `patience` seconds. Then the servers are down, if none has answered any request for so long.
+A busy (429, 503) or dead server is not the request's fault: a request that finds no other is tried again for
+`patience` seconds. If no server has answered any request for so long, they are down.
 """
 
 from __future__ import annotations

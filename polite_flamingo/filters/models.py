@@ -33,8 +33,8 @@ MODELS = ("sts", "nli", "clip", "reward")
 class ScoringConfig:
     """The models that score: the name of each, or the servers that have it. The defaults are the embedded zoo.
 
-    A model may be null: its filter is left out, and every verdict and the report say so. Better none than one that does
-    not know what it would score.
+    A model may be null: its filter is left out, and every verdict and the report say so. That is better than a model
+    that does not know such data.
 
     Attributes:
         sts: a sentence-transformer (the paper: sentence-transformers/all-mpnet-base-v2), or servers of embeddings.

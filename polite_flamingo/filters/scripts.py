@@ -50,7 +50,7 @@ def count_words(text: str) -> int:
 
 
 def count_characters(text: str) -> int:
-    """Count characters without surrounding white space; one that stands for a syllable or more counts as two."""
+    """Count characters without surrounding white space; a character for a whole syllable or word counts as two."""
     text = text.strip()
     return len(text) + len(_WIDE.findall(text))
 

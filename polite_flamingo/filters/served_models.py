@@ -168,7 +168,7 @@ class ServedClip(ServedModel):
     def score(
         self, rows: Sequence[tuple[bytes, Sequence[str]]], usage: Usage | None = None
     ) -> list[list[float] | BadSample]:
-        """Score each paragraph of each (encoded image, paragraphs), or say why there are no scores."""
+        """Return the scores of each row's paragraphs, or why it has none. Args: rows: encoded image, paragraphs."""
         urls: dict[str, str | BadSample] = {}
         for data in {digest(image): image for image, _ in rows}.values():
             try:

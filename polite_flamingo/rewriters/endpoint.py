@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from polite_flamingo.endpoints.answers import Unfinished, ending, first_choice, without_reasoning
@@ -53,12 +54,8 @@ class EndpointRewriter:
         Raises:
             EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
         """
-        asked = [self._threads.submit(self._conversation, sample, answers) for sample in samples]
-        try:
-            found = [one.result() for one in asked]
-        finally:
-            for one in asked:
-                one.cancel()
+        work = partial(self._conversation, answers=answers)
+        found = [*self._threads.map(work, samples)]  # cancels the rest if one raises
         for _, used in found:
             usage.update(used)
         return [texts for texts, _ in found]

@@ -23,6 +23,7 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
     out = tmp_path / "results" / "report.md"
     small = ["--shape=tiny", "--device=cpu", "--dtype=float32", "--rows", "1", "--runs=1", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", ["gpu_train", *small])
+    monkeypatch.setattr(train, "timed", lambda device, work: work() or 0.001)  # else a busy machine rounds shares to 0
     train.main()
     text = out.read_text()
     assert "No GPU was used" in text and "not measured here" in text and "nan" not in text
@@ -35,7 +36,7 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
             )
             assert found, text
             mfu, executed = map(float, found.groups())
-            assert executed >= mfu if checkpointing == "yes" else executed == mfu  # rounded: equal on a busy machine
+            assert executed > mfu if checkpointing == "yes" else executed == mfu
     for plan in train.SCHEDULE:
         assert re.search(rf"\| {plan.name} \| \d+ \| [\d,.]+ \| [\d,.]+ \| {plan.hours} \| – \|", text)
 

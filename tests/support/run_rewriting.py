@@ -31,7 +31,7 @@ def main(url: str, source: str, out: str) -> None:
     def run(path: Path) -> None:
         rows = read_shard(location(path))
         block = Block(name=path.stem, shard=str(path), first=0, shard_rows=len(rows), rows=rows)
-        commit_blocks(actor(block.to_table()), layout, "made")
+        commit_blocks(actor(block.to_table()), layout, "made", answers=True)
 
     finished = layout.finished()
     with ThreadPoolExecutor(2) as threads:

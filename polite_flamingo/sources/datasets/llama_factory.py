@@ -55,7 +55,7 @@ class Dataset:
 
     @staticmethod
     def of(name: str, entry: Mapping[str, Any], where: Path) -> Dataset:
-        """Read an entry that names a file. Raises `SourceError` for one that is not as documented."""
+        """Read an entry that names a file. Raises `SourceError` if its fields are not as documented."""
         columns, tags = entry.get("columns") or {}, entry.get("tags") or {}
         file = entry["file_name"]
         strings = [file, *(columns.values() if isinstance(columns, dict) else [None])]

@@ -57,7 +57,7 @@ EXCERPTS = (
 def read_excerpts(
     folder: Path, rows: int, seed: int = 0, excerpts: Iterable[Excerpt] = EXCERPTS
 ) -> tuple[list[Sample], Counter[str]]:
-    """Return samples of the excerpts, and how many records are no sample, by reason.
+    """Return samples of the excerpts, and how many records could not become one, by reason.
 
     Args:
         folder: has the excerpts, a folder for each dataset.

