@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
+from polite_flamingo.endpoints import answer_store
 from polite_flamingo.faults import journal
 from polite_flamingo.near_duplicates.signatures import sign
-from polite_flamingo.rewriters import answer_store
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.probe import Probe

@@ -16,8 +16,8 @@ import pyarrow as pa
 from actors.base import ActorSettings, RowActor
 from actors.rows import Block
 from polite_flamingo.conversations import is_rewritten, with_texts
+from polite_flamingo.endpoints.answer_store import AnswerStore
 from polite_flamingo.faults.guard import Work
-from polite_flamingo.rewriters.answer_store import AnswerStore
 from polite_flamingo.rewriters.endpoint import EndpointRewriter
 from polite_flamingo.rewriters.none import RawRewriter
 from polite_flamingo.sample import BadSample, Reason, Sample
@@ -76,7 +76,7 @@ class RewriterActor(RowActor):
         if not isinstance(self.model, EndpointRewriter):
             yield partial(self.work, usage=usage)
             return
-        with AnswerStore(self._layout.answers / block.name) as answers:
+        with AnswerStore(self._layout.answers, block.name) as answers:
             rewrite = partial(self.model.rewrite, usage=usage, answers=answers)
             yield lambda samples: _with_texts(samples, rewrite(samples))
 

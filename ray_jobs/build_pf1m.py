@@ -24,11 +24,11 @@ from functools import partial
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.cost import Prices
+from polite_flamingo.endpoints.answer_store import forget_finished
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.hub.worlds import world_of
 from polite_flamingo.pools import PoolsConfig
-from polite_flamingo.rewriters.answer_store import forget_finished
 from polite_flamingo.rewriters.config import RewriterSection
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
@@ -216,7 +216,7 @@ def rewrite_and_score(
             config_hash=job.identity,
             describe=count_images,
             near=True,
-            answers=config.rewriter.kind == "endpoint",
+            answers=config.rewriter.kind == "endpoint" or config.scoring.judge is not None,
         )
         for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)

@@ -33,9 +33,9 @@ from typing import Any
 import psutil
 
 from benchmarks.pipeline.stand_ins import StandIn, StandInScoringActor
+from polite_flamingo.endpoints.answer_store import AnswerStore
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.rewriters import chat_prompt
-from polite_flamingo.rewriters.answer_store import AnswerStore
 from polite_flamingo.rewriters.config import EndpointConfig, RewriterSection
 from polite_flamingo.rewriters.endpoint import EndpointRewriter, request_body
 from polite_flamingo.sample import Sample, Turn, make_key
@@ -133,7 +133,8 @@ async def loop(config: EndpointConfig, samples: Sequence[Sample]) -> None:
     opening = chat_prompt.opening(config)
     asked = [chat_prompt.user(config, one.instruction, one.response, one.task, ()) for one in samples]
     bodies = [
-        request_body(config, MODEL, [*opening, message], one.key) for message, one in zip(asked, samples, strict=True)
+        {"model": MODEL, **request_body(config, [*opening, message], one.key)}
+        for message, one in zip(asked, samples, strict=True)
     ]
     ready = iter([json.dumps(body).encode() for body in bodies])
     connector = aiohttp.TCPConnector(limit=config.concurrency)
@@ -152,7 +153,7 @@ def rewriter(config: EndpointConfig, shards: Sequence[Sequence[Sample]], folder:
     model = EndpointRewriter(config)
 
     def one(number: int) -> None:
-        with AnswerStore(location(folder) / f"s{number}") as answers:
+        with AnswerStore(location(folder), f"s{number}") as answers:
             model.rewrite(shards[number], Usage(), answers)
 
     with ThreadPoolExecutor(2) as threads:

@@ -77,7 +77,7 @@ class Comparison:
     """What two builds made of the same turns.
 
     Attributes:
-        outcomes: (outcome of the first, of the second) -> number of turns.
+        outcomes: (outcome of the first, of the second) -> number of turns; a sample of which neither has a text is one.
         numbers: metric -> pairs (first, second), one per turn that both scored.
         tasks: task of each of these turns.
         shown: kind -> samples to look at.
@@ -101,7 +101,9 @@ class Comparison:
             second: likewise of the second.
             quarantined: keys of whole samples that each could not process.
         """
-        for key in {**first, **second}:
+        turns = {**first, **second}
+        elsewhere = (quarantined[0] | quarantined[1]) - turns.keys() - {key.rpartition("/turn")[0] for key in turns}
+        for key in [*turns, *sorted(elsewhere)]:
             one, other = first.get(key), second.get(key)
             pair = (_outcome(one, key, quarantined[0]), _outcome(other, key, quarantined[1]))
             self.outcomes[pair] += 1

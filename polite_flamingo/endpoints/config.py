@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.endpoints.connection import ServerConfig
 from polite_flamingo.endpoints.servers import PATIENCE
+
+_SECRETS = frozenset({"apikey", "key", "authorization", "token", "accesstoken", "secret", "password", "bearer"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +47,22 @@ class ServersConfig(ServerConfig):
                 )
         if not self.urls or len(set(self.urls)) < len(self.urls):
             raise ValueError("endpoint: urls must name at least one server, and each once")
+
+
+def refuse_extra(extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()) -> None:
+    """Raise ValueError for further fields of a request that are set elsewhere, or hold a key.
+
+    Args:
+        extra: the fields.
+        reserved: names that are set elsewhere.
+    """
+    if taken := reserved & extra.keys():
+        raise ValueError(f"extra must not set {', '.join(sorted(taken))}")
+    for name, value in extra.items():
+        if re.sub(r"[\W_]|^x(?=\W)", "", name.casefold()) in _SECRETS:
+            raise ValueError(
+                f"extra must not hold a key ({name}): it is written to files; put it into the environment variable "
+                "that api_key_variable names"
+            )
+        if isinstance(value, Mapping):
+            refuse_extra(value)

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from polite_flamingo.endpoints.config import ServersConfig
+from polite_flamingo.endpoints.config import ServersConfig, refuse_extra
 from polite_flamingo.filters.nli import LABELS
 
 _WHERE = frozenset(one.name for one in dataclasses.fields(ServersConfig)) - {"model"}
@@ -35,6 +35,7 @@ class FilterEndpoint(ServersConfig):
             raise ValueError("needs the name of its model on the servers: model")
         if self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
+        refuse_extra(self.extra)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the scores, as JSON types: not where the model runs, or how fast."""

@@ -14,16 +14,17 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from polite_flamingo.endpoints.answers import Unfinished, first_choice, stripped, without_reasoning
-from polite_flamingo.endpoints.batched import BatchedRequests, Route
+from polite_flamingo.endpoints.answer_store import Answer, AnswerStore
+from polite_flamingo.endpoints.answers import Unfinished, stripped, without_reasoning
+from polite_flamingo.endpoints.chat import ChatServers
 from polite_flamingo.endpoints.connection import Refused
 from polite_flamingo.endpoints.pictures import content, trial_image
 from polite_flamingo.filters.endpoint_config import FilterEndpoint
-from polite_flamingo.filters.served_models import ServedModel
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn
-from polite_flamingo.usage import Usage
+from polite_flamingo.usage import Usage, of_model
 
 AXES = ("relevance", "correctness", "visual_dependency", "formatting")
 MARKS = range(1, 6)
@@ -72,43 +73,58 @@ class JudgeEndpoint(FilterEndpoint):
         return {**super().identity(), "wording": _SYSTEM}
 
 
-class Judge(ServedModel):
+class Judge:
     """Asks the servers for marks, one request per sample."""
 
     def __init__(self, config: JudgeEndpoint):
         self._config = config
-        self._requests = BatchedRequests(config, "scoring.judge", config.extra)
-        self._route: Route[Any, dict[str, int] | str] = Route(
-            path="/chat/completions",
-            body=lambda contents: self._body(contents[0]),
-            read=lambda said, _: [_marks_or_why(first_choice(said))],
-            items=1,
-        )
+        self._chats = ChatServers(config, "scoring.judge", config.extra)
+
+    def score(
+        self, rows: Sequence[Sample], usage: Usage | None = None, answers: AnswerStore | None = None
+    ) -> list[dict[str, int] | str]:
+        """Return each single-turn sample's marks by axis, or in a few words why it has none.
+
+        A sample without pictures has no mark of `visual_dependency`.
+
+        Args:
+            rows: rewritten.
+            usage: what the marks cost is added to it, also if an earlier attempt has paid for them.
+            answers: those of earlier attempts; new ones are added.
+
+        Raises:
+            EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
+        """
+        found = [
+            *self._chats.threads.map(partial(self._marked, answers=answers), rows)
+        ]  # cancels the rest if one raises
+        for _, used in found:
+            if usage is not None:
+                usage.update(of_model(used, "judge"))
+        return [one for one, _ in found]
+
+    def try_out(self) -> list[str]:
+        """Ask every server about one text; see `BatchedRequests.try_out`."""
         turn, sky = Turn(instruction="<image>What is the weather like?", response="sunny"), trial_image()
         sample = Sample(
             key="trial", dataset="trial", task="vqa", turns=(turn,), images=(sky,), rewritten="It is sunny."
         )
-        self._trial = (self._route, self._content(sample))
+        problems = self._chats.try_out(self._body(sample), _marks_or_why)
+        return [f"{url} does not answer at present: {problem}" for url, problem in problems.items()]
 
-    def score(self, rows: Sequence[Sample], usage: Usage | None = None) -> list[dict[str, int] | str]:
-        """Return each single-turn sample's marks by axis, or in a few words why it has none.
-
-        A sample without pictures has no mark of `visual_dependency`.
-        """
-        usage = Usage() if usage is None else usage
-        contents: dict[int, Any] = {}
-        found: dict[int, dict[str, int] | str] = {}
-        for number, sample in enumerate(rows):
-            try:
-                contents[number] = self._content(sample)
-                if self._config.pictures:
-                    usage["judge.images"] += len(sample.images)
-            except BadSample as bad:
-                found[number] = f"the picture cannot be read ({bad.reason})"
-        answers = self._requests.ask(self._route, [*contents.values()], usage) if contents else []
-        for number, answer in zip(contents, answers, strict=True):
-            found[number] = _refusal(answer) if isinstance(answer, Refused) else answer
-        return [_applicable(found[number], sample) for number, sample in enumerate(rows)]
+    def _marked(self, sample: Sample, answers: AnswerStore | None) -> tuple[dict[str, int] | str, Usage]:
+        """Return a sample's marks, or why it has none, and what that cost."""
+        usage = Usage()
+        try:
+            answer = self._chats.ask(self._body(sample), usage, answers)
+        except BadSample as bad:
+            return f"the picture cannot be read ({bad.reason})", usage
+        except Refused as refused:
+            usage["requests"] += 1
+            return _refusal(refused), usage
+        if self._config.pictures:
+            usage["images"] += len(sample.images)
+        return _applicable(_marks_or_why(answer), sample), usage
 
     def _content(self, sample: Sample) -> Any:
         """Return what the user says: pictures, question, annotation and answer. Raises `BadSample` for a picture."""
@@ -117,11 +133,12 @@ class Judge(ServedModel):
         text = f"Question: {sample.question}\n{annotation}Answer: {sample.rewritten}"
         return content(IMAGE_MARK * len(images) + text.replace(IMAGE_MARK, "(image)"), images, self._config.max_side)
 
-    def _body(self, asked: Any) -> dict[str, Any]:
+    def _body(self, sample: Sample) -> dict[str, Any]:
+        """Return the request, without the model. Raises `BadSample` for a picture."""
         seeing, shown = ("; you see the picture", ", and with the picture") if self._config.pictures else ("", "")
         system = _SYSTEM.format(seeing=seeing, shown=shown)
         body: dict[str, Any] = {
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": asked}],
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": self._content(sample)}],
             "max_tokens": self._config.max_tokens,
             "temperature": 0.0,
         }
@@ -156,12 +173,12 @@ def _mark(value: Any) -> int | None:
     return int(value) if whole else None
 
 
-def _marks_or_why(said: str) -> dict[str, int] | str:
-    answer = stripped(without_reasoning(said))
-    found = marks(answer)
+def _marks_or_why(answer: Answer) -> dict[str, int] | str:
+    text = stripped(without_reasoning(answer.text))
+    found = marks(text)
     if found is not None:
         return found
-    return "the answer was cut or withheld" if isinstance(answer, Unfinished) else _NO_MARKS
+    return "the answer was cut or withheld" if isinstance(text, Unfinished) else _NO_MARKS
 
 
 def _refusal(refused: Refused) -> str:

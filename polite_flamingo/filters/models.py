@@ -149,7 +149,7 @@ def try_out(config: ScoringConfig, *, compare: bool = True) -> list[str]:
     return said
 
 
-SERVED: dict[str, Callable[[Any], ServedModel]] = {
+SERVED: dict[str, Callable[[Any], ServedModel | Judge]] = {
     "sts": ServedSts,
     "nli": ServedNli,
     "clip": ServedClip,

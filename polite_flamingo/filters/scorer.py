@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from polite_flamingo.endpoints.answer_store import AnswerStore
 from polite_flamingo.filters.judge import AXES, Judge
 from polite_flamingo.filters.languages import LISTED, Languages
 from polite_flamingo.filters.models import MODELS, ScoringConfig, load_models, scores_of
@@ -57,7 +59,9 @@ class Scorer:
         self._compare = compare
         self._left_out = {LISTED[name] for name in MODELS if getattr(config, name) is None}
 
-    def score(self, samples: Sequence[Sample], usage: Usage | None = None) -> list[dict[str, Any] | BadSample]:
+    def score(
+        self, samples: Sequence[Sample], usage: Usage | None = None, answers: AnswerStore | None = None
+    ) -> list[dict[str, Any] | BadSample]:
         """Return each sample's scores, in order (keys: docs/architecture.md), or the `BadSample` that says why not.
 
         Numbers are rounded to four decimals, like the published data; `None` stands for a number that is not finite. A
@@ -66,6 +70,7 @@ class Scorer:
         Args:
             samples: rewritten.
             usage: what servers say the scores cost is added to it.
+            answers: the judge's of earlier attempts; new ones are added.
 
         Raises:
             EndpointDown: a server is down.
@@ -79,7 +84,7 @@ class Scorer:
             ("sts", self._add_sts),
             ("nli", self._add_nli),
             ("clipscore", self._add_clipscores),
-            ("judge", self._add_marks),
+            ("judge", partial(self._add_marks, answers=answers)),
         )
         for name, add in filters:
             if readable := [row for row in good if row.failure is None and self._reads(name, row)]:
@@ -129,10 +134,10 @@ class Scorer:
         for row, values in zip(rows, scores_of(self._clip, texts, usage), strict=True):
             row.add("clip_paragraphs", values, _all_stored)
 
-    def _add_marks(self, rows: list[_ScoringRow], usage: Usage) -> None:
+    def _add_marks(self, rows: list[_ScoringRow], usage: Usage, answers: AnswerStore | None) -> None:
         if self._judge is None:
             return
-        for row, found in zip(rows, self._judge.score([row.sample for row in rows], usage), strict=True):
+        for row, found in zip(rows, self._judge.score([row.sample for row in rows], usage, answers), strict=True):
             if isinstance(found, str):
                 row.skip("judge", found, SCORES_OF["judge"])
             else:

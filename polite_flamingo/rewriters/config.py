@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from polite_flamingo.endpoints.config import ServersConfig
+from polite_flamingo.endpoints.config import ServersConfig, refuse_extra
 from polite_flamingo.flamingo.config import DecodingConfig, FlamingoConfig, RewriterConfig
 from polite_flamingo.sample import IMAGE_MARK
 
@@ -145,8 +145,7 @@ class ChatConfig:
             raise ValueError("temperature must be at least 0, and top_p above 0 and at most 1")
         if self.pictures and self.prompt.template.count("{instruction}") > 1:
             raise ValueError("prompt.template: {instruction} must occur once, because it stands for the pictures too")
-        if reserved := {"model", "messages", "stream", "n"} & self.extra.keys():
-            raise ValueError(f"extra must not set {', '.join(sorted(reserved))}")
+        refuse_extra(self.extra, frozenset({"model", "messages", "stream", "n"}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,26 +8,21 @@ servers reject fails its turn too. What is wrong with the servers raises `Endpoi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from polite_flamingo.endpoints.answers import Unfinished, ending, first_choice, without_reasoning
+from polite_flamingo.endpoints.answer_store import Answer, AnswerStore
+from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
+from polite_flamingo.endpoints.chat import ChatServers
 from polite_flamingo.endpoints.connection import Refused
 from polite_flamingo.endpoints.pictures import trial_image
-from polite_flamingo.endpoints.responses import refuse_other_model, usage_of
-from polite_flamingo.endpoints.servers import Servers
 from polite_flamingo.rewriters import chat_prompt
-from polite_flamingo.rewriters.answer_store import Answer, AnswerStore, digest
 from polite_flamingo.rewriters.config import ChatConfig, EndpointConfig
 from polite_flamingo.rewriters.dialogue import Ask, Dialogue, Text, polite_of, rewritten_text
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
 from polite_flamingo.seeds import seed_number
 from polite_flamingo.usage import Usage
-
-PATH = "/chat/completions"
 
 
 class EndpointRewriter:
@@ -39,8 +34,7 @@ class EndpointRewriter:
 
     def __init__(self, config: EndpointConfig):
         self.config = config
-        self.servers = Servers(config.urls, config, config.patience)
-        self._threads = ThreadPoolExecutor(self.servers.concurrency, "rewriting")
+        self.chats = ChatServers(config, "rewriter.endpoint", config.extra)
         self._opening = chat_prompt.opening(config)
 
     def rewrite(self, samples: Sequence[Sample], usage: Usage, answers: AnswerStore | None = None) -> list[list[Text]]:
@@ -55,14 +49,14 @@ class EndpointRewriter:
             EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
         """
         work = partial(self._conversation, answers=answers)
-        found = [*self._threads.map(work, samples)]  # cancels the rest if one raises
+        found = [*self.chats.threads.map(work, samples)]  # cancels the rest if one raises
         for _, used in found:
             usage.update(used)
         return [texts for texts, _ in found]
 
     def metrics(self) -> Mapping[str, float]:
         """Return how many tries failed, and how many requests the servers get at once by now."""
-        return self.servers.metrics()
+        return self.chats.servers.metrics()
 
     def try_out(self) -> list[str]:
         """Ask every server for one rewritten text, to notice a broken one before work begins.
@@ -76,17 +70,16 @@ class EndpointRewriter:
         config, images = self.config, [trial_image()] if self.config.pictures else []
         question = IMAGE_MARK * len(images) + "What is the weather like?"
         message = chat_prompt.user(config, question, "sunny", "vqa", images)
-        body = request_body(config, config.model, [*self._opening, message], "")
+        body = request_body(config, [*self._opening, message], "")
         names: list[str] = []
 
-        def read(response: dict[str, Any]) -> None:
-            answer = self._read(response)
+        def check(answer: Answer) -> None:
             names.append(answer.model)
             text = without_reasoning(answer.text)
             if config.structured and not isinstance(text, Unfinished) and polite_of(text) is None:
                 raise TypeError(f"not the JSON that `structured` asks for: {text[:60]!r}")
 
-        problems = self.servers.try_out(PATH, body, read)
+        problems = self.chats.try_out(body, check)
         other = f", which calls itself {names[0]}" if names and names[0] not in ("", config.model) else ""
         there = [url for url in config.urls if url.rstrip("/") not in problems]
         said = [f"{config.model} at {' and '.join(there)} rewrites{other}"]
@@ -100,33 +93,17 @@ class EndpointRewriter:
         return talk.texts, usage
 
     def _rewritten(self, ask: Ask, answers: AnswerStore | None, usage: Usage) -> str | BadSample:
-        body = request_body(self.config, self.config.model, ask.messages, ask.key)
-        name = digest(json.dumps(body, sort_keys=True).encode())
-        answer = answers.get(name) if answers else None
-        usage["answers_reused"] += answer is not None
-        if answer is None:
-            try:
-                answer = self.servers.post(PATH, body, self._read)
-            except Refused as refused:
-                return BadSample("rewriting_failed", f"{ask.key}: {refused}")
-            if answers:
-                answers.add(name, answer)
-        usage["requests"] += 1
+        try:
+            answer = self.chats.ask(request_body(self.config, ask.messages, ask.key), usage, answers)
+        except Refused as refused:
+            return BadSample("rewriting_failed", f"{ask.key}: {refused}")
         usage["images"] += ask.images
-        usage.update(answer.usage)
         return rewritten_text(ask, answer.text, structured=self.config.structured)
 
-    def _read(self, response: dict[str, Any]) -> Answer:
-        """Return what a response holds. Raises `EndpointDown` if another model has answered."""
-        answer = read_answer(response)
-        refuse_other_model(response, self.config.model, self.config.answers_as, "rewriter.endpoint")
-        return answer
 
-
-def request_body(config: ChatConfig, model: str, messages: Sequence[chat_prompt.Message], key: str) -> dict[str, Any]:
-    """Return a request to a chat server. Its seed depends on the sample's key."""
+def request_body(config: ChatConfig, messages: Sequence[chat_prompt.Message], key: str) -> dict[str, Any]:
+    """Return a request to a chat server, without the model. Its seed depends on the sample's key."""
     body: dict[str, Any] = {
-        "model": model,
         "messages": list(messages),
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
@@ -136,16 +113,4 @@ def request_body(config: ChatConfig, model: str, messages: Sequence[chat_prompt.
     if config.structured:
         schema = {"name": "polite", "strict": True, "schema": chat_prompt.SCHEMA}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return {name: value for name, value in {**body, **config.extra}.items() if value is not None}
-
-
-def read_answer(response: Mapping[str, Any]) -> Answer:
-    """Return what a chat server's response holds.
-
-    Raises:
-        LookupError, TypeError: it has another form.
-    """
-    model = response.get("model")
-    text = first_choice(response)
-    valid = ending(text.encode("utf-8", "replace").decode(), getattr(text, "why", None))  # no half surrogate pairs
-    return Answer(text=valid, model=model if isinstance(model, str) else "", usage=usage_of(response))
+    return body

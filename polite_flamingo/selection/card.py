@@ -46,7 +46,8 @@ rows = webdataset.WebDataset(sorted(glob.glob("THIS_FOLDER/pf1m/*.tar")), shards
 - `instruction` has an `<image>` in each image's place, `response` is the raw annotation, `rewritten` the polite one; in
   the tars, `json` has them as `turns` and `rewritten`. `scores`, `meta` and `provenance` are JSON text:
   `json.loads(row["scores"])`.
-- Conversations: `messages` has all turns, in the tars `json["turns"]`; the three columns above are of the first one.
+- Conversations: `messages` has all turns, `turn_notes` their scores (JSON text), in the tars `json["turns"]`; the three
+  columns above are of the first one.
 - In the tars every image is called .jpg, whatever its format (`json["images"]` tells): libraries take their columns
   from names, and decoders go by content. If rows have different numbers of images, tars with more of them come first by
   name: keep that order for `datasets`, which takes its columns from the first tar.

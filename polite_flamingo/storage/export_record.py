@@ -28,13 +28,10 @@ def uniform_record(sample: Sample) -> dict[str, Any]:
         ValueError: a score is not finite.
     """
     texts = [(turn.instruction, turn.response, turn.rewritten or "") for turn in polite_turns(sample)]
-    notes = [
-        {name: value for name, value in turn.to_record().items() if name not in _TEXTS} for turn in sample.turns
-    ] if len(sample.turns) > 1 else []  # fmt: skip
     return {
         **sample.to_record(),
         "turns": [dict(zip(_TEXTS, turn, strict=True)) for turn in texts],
-        "turn_notes": json.dumps(notes, ensure_ascii=False, allow_nan=False),
+        "turn_notes": turn_notes(sample),
         "rewritten": sample.rewritten or "",
         **{name: free_text(sample, name) for name in FREE},
     }
@@ -63,6 +60,14 @@ def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
 def free_text(sample: Sample, name: str) -> str:
     """Return one of the `FREE` fields as a JSON string. Raises `ValueError` if it has a number that is not finite."""
     return json.dumps(dict(getattr(sample, name)), ensure_ascii=False, allow_nan=False)
+
+
+def turn_notes(sample: Sample) -> str:
+    """Return what the turns of a conversation have beside their texts, as a JSON list: scores, whether they are only
+    context; an empty list for one turn. Raises `ValueError` if a score is not finite.
+    """
+    notes = [{name: value for name, value in turn.to_record().items() if name not in _TEXTS} for turn in sample.turns]
+    return json.dumps(notes if len(notes) > 1 else [], ensure_ascii=False, allow_nan=False)
 
 
 def is_uniform(record: object) -> bool:

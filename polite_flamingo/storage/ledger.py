@@ -98,7 +98,7 @@ class OutputLayout:
     journal = _Inside("journal")
     """The rows that workers are running (`faults/journal.py`); empty between jobs."""
     answers = _Inside("answers")
-    """What endpoints answered for shards that are not finished (`rewriters/answer_store.py`)."""
+    """What endpoints answered for shards that are not finished (`endpoints/answer_store.py`)."""
     index = _Inside("index")
     """What finished shards were made of (`input_index.py`)."""
     parts = _Inside("parts")

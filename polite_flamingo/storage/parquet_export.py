@@ -1,8 +1,8 @@
 """Export kept samples as OUT/parquet/NAME.parquet, with their images, for `load_dataset(OUT)` and dataset hubs.
 
 There is one row per sample, always with the same columns; of a conversation, `instruction`, `response` and `rewritten`
-are those of the first turn, and `messages` has all. Texts and images are the bytes of the shards; the schema tells
-Hugging Face's `datasets` which column has the images.
+are those of the first turn, `messages` has all, and `turn_notes` each turn's scores. Texts and images are the bytes of
+the shards; the schema tells Hugging Face's `datasets` which column has the images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet
 from polite_flamingo.conversations import polite_text, polite_turns
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample, unmarked
-from polite_flamingo.storage.export_record import FREE, free_text
+from polite_flamingo.storage.export_record import FREE, free_text, turn_notes
 from polite_flamingo.storage.location import Location
 
 MAX_GROUP_ROWS = 100
@@ -52,7 +52,7 @@ SCHEMA = schema_of(
         "messages": [{"role": TEXT, "content": TEXT}],
         "images": IMAGES,
         **dict.fromkeys(_NUMBERS, NUMBER),
-        **dict.fromkeys(FREE, TEXT),
+        **dict.fromkeys((*FREE, "turn_notes"), TEXT),
     }
 )
 """`response` is the raw annotation, `rewritten` the polite one; numbers that a task does not have are null."""
@@ -107,4 +107,5 @@ def row_of(sample: Sample) -> dict[str, Any]:
         "images": images_of(sample),
         **{name: sample.scores.get(name) for name in _NUMBERS},
         **{name: free_text(sample, name) for name in FREE},
+        "turn_notes": turn_notes(sample),
     }

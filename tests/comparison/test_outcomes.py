@@ -32,10 +32,10 @@ def test_every_turn_has_an_outcome_in_both_builds() -> None:
         scored("vqa/t/1"), scored("vqa/t/2"), conversation("chat/t/1", said("<image>A?"), said("B?", **WRONG))
     )
     comparison = Comparison()
-    comparison.add_shard(first, second, (NONE, frozenset({"vqa/t/3"})))
+    comparison.add_shard(first, second, (frozenset({"vqa/t/5"}), frozenset({"vqa/t/3", "vqa/t/5"})))
     assert comparison.outcomes == {
         ("kept", "kept"): 2, ("rejected", "kept"): 1, ("kept", "rejected"): 1, ("kept", "quarantined"): 1,
-        ("kept", "absent"): 1,
+        ("kept", "absent"): 1, ("quarantined", "quarantined"): 1,
     }  # fmt: skip
     assert [one.key for one in comparison.shown["only_first"]] == ["chat/t/1/turn1"]
     assert [one.key for one in comparison.shown["only_second"]] == ["vqa/t/2"]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from polite_flamingo.endpoints.answer_store import AnswerStore
 from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.filters.judge import AXES, Judge, JudgeEndpoint, marks
 from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds
 from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.storage.location import location
 from polite_flamingo.usage import Usage
 from tests.filters.test_clipscore import picture
 from tests.support.fake_filter_servers import FakeJudge, serving
@@ -71,6 +74,17 @@ def test_a_language_model_judges_without_pictures_and_texts_without_any_need_non
     assert blind.score([sample("It is red."), sample("It is red.", images=0)]) == [GOOD, without]
     assert all(isinstance(body["messages"][1]["content"], str) for body in server.bodies)
     assert "response_format" not in server.bodies[0] and "picture" in server.bodies[0]["messages"][0]["content"]
+
+
+def test_marks_that_are_paid_for_are_not_asked_again(server: FakeJudge, tmp_path: Path) -> None:
+    rows, kept = [sample("It is red."), sample("nonsense"), sample("[400]")], location(tmp_path) / "answers"
+    first, again = Usage(), Usage()
+    with AnswerStore(kept, "s0") as answers:
+        marked = judge(server).score(rows, first, answers)
+    with AnswerStore(kept, "s0") as answers:
+        assert judge(server).score(rows, again, answers) == marked
+    assert len(server.bodies) == 3 + 1, "only what the server refuses, which cost nothing"
+    assert again["judge.answers_reused"] == 2 and again == first + Usage({"judge.answers_reused": 2})
 
 
 def test_an_annotation_that_was_not_rewritten_is_not_compared_with_itself(server: FakeJudge) -> None:

@@ -61,6 +61,8 @@ def test_the_example_profile_is_whole() -> None:
         ({**ENDPOINT, "endpoint": {"model": "m", "urls": []}}, "at least one server"),
         ({**ENDPOINT, "endpoint": {"model": "m", "max_tokens": 0}}, "max_tokens must be at least 1"),
         ({**ENDPOINT, "endpoint": {"model": "m", "extra": {"stream": True}}}, "extra must not set stream"),
+        ({**ENDPOINT, "endpoint": {"model": "m", "extra": {"api_key": "sk-1"}}}, "extra must not hold a key"),
+        ({**ENDPOINT, "endpoint": {"model": "m", "extra": {"h": {"X-Api-Key": "sk-1"}}}}, "extra must not hold a key"),
         ({**ENDPOINT, "endpoint": {"prompt": {"template": "{annotation}"}}}, "must contain {instruction}"),
         ({**ENDPOINT, "endpoint": {"prompt": {"system": "Speak {tongue}"}}}, "{tongue} is unknown; known are instruct"),
         (

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.conversations import with_texts
+from polite_flamingo.endpoints.answer_store import Answer, AnswerStore, forget, forget_finished
 from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.endpoints.responses import same_model
-from polite_flamingo.rewriters.answer_store import AnswerStore, forget, forget_finished
 from polite_flamingo.rewriters.config import EndpointConfig, Example, PromptConfig
 from polite_flamingo.rewriters.endpoint import EndpointRewriter
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Turn
-from polite_flamingo.storage.location import location
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.usage import Usage
 from tests.support.fake_chat import MODEL, POLITE, REFUSAL, FakeChat, fake_chat, said
 from tests.support.patience import PATIENCE
@@ -254,24 +254,24 @@ def test_a_trial_shows_whats_wrong_before_work_begins(chat: FakeChat, monkeypatc
 
 
 def test_answers_that_are_paid_for_are_not_asked_again(chat: FakeChat, tmp_path: Path) -> None:
-    folder = location(tmp_path) / "answers" / "s0"
+    kept = location(tmp_path) / "answers"
     samples = [sample(text, n) for n, text in enumerate(["a", "b [cut]", "c [refusal]", "d [400]"])]
     samples.append(conversation("e", "f"))
     rewriter = EndpointRewriter(config(chat))
     first, again = Usage(), Usage()
-    with AnswerStore(folder) as answers:
+    with AnswerStore(kept, "s0") as answers:
         texts = rewriter.rewrite(samples[:3], first, answers)
     assert len(chat.bodies) == 3 and first["requests"] == 3
-    with AnswerStore(folder) as answers:
+    with AnswerStore(kept, "s0") as answers:
         found = rewriter.rewrite(samples, again, answers)
     assert list(map(repr, found[:3])) == list(map(repr, texts)), "a cut answer is still cut"
     assert len(chat.bodies) == 3 + 1 + 2 and again["answers_reused"] == 3 and again["requests"] == 5
-    with AnswerStore(folder) as answers:
+    with AnswerStore(kept, "s0") as answers:
         third = Usage()
         rewriter.rewrite(samples, third, answers)
     assert len(chat.bodies) == 7, "only the request that the server refuses, which cost nothing"
     assert {**third, "answers_reused": 3} == dict(again) and third["answers_reused"] == 5, "sums are those of one run"
-    with AnswerStore(folder) as answers:
+    with AnswerStore(kept, "s0") as answers:
         EndpointRewriter(config(chat, max_tokens=9)).rewrite(samples[:1], Usage(), answers)
     assert len(chat.bodies) == 8, "another request is another answer"
 
@@ -279,44 +279,55 @@ def test_answers_that_are_paid_for_are_not_asked_again(chat: FakeChat, tmp_path:
 def test_damaged_answers_are_asked_for_again(
     chat: FakeChat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, rewriter = location(tmp_path) / "answers" / "s0", EndpointRewriter(config(chat))
-    with AnswerStore(folder) as answers:
+    kept, rewriter = location(tmp_path) / "answers", EndpointRewriter(config(chat))
+    with AnswerStore(kept, "s0") as answers:
         whole = rewriter.rewrite([sample("a"), sample("b", 1)], Usage(), answers)
-    [name] = folder.names(".jsonl")
-    first, second = (folder / f"{name}.jsonl").read_text().splitlines()
-    (folder / f"{name}.jsonl").put(f"{first}\n{second[: len(second) // 2]}\n\0\0\0\n[]\n")
+    [name] = kept.names(".jsonl")
+    first, second = (kept / f"{name}.jsonl").read_text().splitlines()
+    (kept / f"{name}.jsonl").put(f"{first}\n{second[: len(second) // 2]}\n\0\0\0\n[]\n")
     again = Usage()
-    with AnswerStore(folder) as answers:
+    with AnswerStore(kept, "s0") as answers:
         assert rewriter.rewrite([sample("a"), sample("b", 1)], again, answers) == whole
     assert len(chat.bodies) == 3 and again["answers_reused"] == 1
     assert "3 damaged lines" in capsys.readouterr().out
 
 
 def test_answers_go_when_their_shard_is_finished(tmp_path: Path) -> None:
-    root = location(tmp_path) / "answers"
-    for name in ("s0", "s1", "s10", "deep/s1"):
-        (root / name / "x.jsonl").put("")
-    forget(root, "s1")
-    assert sorted(root.names()) == ["deep/s1/x.jsonl", "s0/x.jsonl", "s10/x.jsonl"]
-    forget_finished(root, {"s0": None})
-    assert root.names() == ["s0/x.jsonl"]
+    kept = location(tmp_path) / "answers"
+    for name in ("s0", "s1", "s10", "s1/deep"):
+        with AnswerStore(kept, name) as answers:
+            answers.add("request", Answer(text=name))
+    forget(kept, "s1")
+    assert shards_with_answers(kept) == {"s0", "s10", "s1/deep"}
+    forget_finished(kept, {"s0": None, "s1/deep": None})
+    assert shards_with_answers(kept) == {"s0", "s1/deep"}
+
+
+def shards_with_answers(kept: Location) -> set[str]:
+    found = set()
+    for name in ("s0", "s1", "s10", "s1/deep"):
+        with AnswerStore(kept, name) as answers:
+            if (answer := answers.get("request")) is not None:
+                assert answer.text == name
+                found.add(name)
+    return found
 
 
 def test_answers_that_cannot_be_kept_are_not_bought(chat: FakeChat, tmp_path: Path) -> None:
     (tmp_path / "answers").write_text("a file where the folder should be")
     rewriter = EndpointRewriter(config(chat))
-    with pytest.raises(OSError), AnswerStore(location(tmp_path) / "answers" / "s0") as answers:
+    with pytest.raises(OSError), AnswerStore(location(tmp_path) / "answers", "s0") as answers:
         rewriter.rewrite([sample("a")], Usage(), answers)
 
 
 def test_answers_are_kept_in_a_bucket_too(chat: FakeChat, bucket: str) -> None:
-    folder, rewriter = location(bucket) / "answers" / "s0", EndpointRewriter(config(chat))
+    kept, rewriter = location(bucket) / "answers", EndpointRewriter(config(chat))
     for _ in range(2):
-        with AnswerStore(folder) as answers:
+        with AnswerStore(kept, "s0") as answers:
             assert rewriter.rewrite([sample("a"), sample("b", 1)], Usage(), answers) == [
                 [f"{POLITE}a."],
                 [f"{POLITE}b."],
             ]
-    assert len(chat.bodies) == 2 and len(folder.names(".jsonl")) == 1
-    forget_finished(location(bucket) / "answers", {})
-    assert not folder.names()
+    assert len(chat.bodies) == 2 and len(kept.names(".jsonl")) == 1
+    forget_finished(kept, {})
+    assert not kept.names()

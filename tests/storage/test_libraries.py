@@ -139,6 +139,9 @@ def conversation(number: int) -> Sample:
     return dataclasses.replace(sample, turns=turns, images=images, rewritten=None, scores={})
 
 
+FAILED = {"failed": "empty_response"}
+
+
 def test_a_conversation_is_read_back_whole_and_told_turn_by_turn(tmp_path: Path) -> None:
     samples = [row(1, 2, rewritten="Two of them."), conversation(2), conversation(3)]
     write_shard(tmp_path / "a.tar", samples, uniform=True)
@@ -154,6 +157,8 @@ def test_a_conversation_is_read_back_whole_and_told_turn_by_turn(tmp_path: Path)
         {"role": "user", "content": "Who asked?"}, {"role": "assistant", "content": "Nobody"},
         {"role": "user", "content": "<image>And this?"}, {"role": "assistant", "content": "A dog"},
     ]  # fmt: skip
+    notes = [json.loads(row["turn_notes"]) for row in found]
+    assert notes[0] == [] and notes[1] == [{"scores": dict(samples[1].turns[0].scores)}, {"learned": False}, FAILED]
     records = records_of(samples, "a")
     llava = [json.loads(line) for line in records["llava"].splitlines()]
     assert [len(record["conversations"]) for record in llava] == [2, 6, 6]

@@ -1,9 +1,10 @@
 """Answers of an endpoint that are paid for, kept on the output folder until their shard is finished.
 
-    OUT/answers/SHARD/RANDOM.jsonl    some answers, by the SHA-256 of their requests
+    OUT/answers/SHARD.tar/RANDOM.jsonl    some answers, by the SHA-256 of their requests
 
 A shard that is begun again (a killed job, a lost machine) reads them with one listing and asks only for the rest. They
 are written a second after they came at the latest, so no more than the answers of that second are asked for twice.
+The rewriter's and the judge's lie side by side: their requests differ.
 Nothing is appended to: each file is one object, in a bucket too. Whoever commits the shard deletes them.
 """
 
@@ -25,6 +26,8 @@ SECONDS = 1.0
 """Longest time that an answer waits to be written."""
 
 _READERS = 16
+_SUFFIX = ".tar"
+"""So that the folder of the shard `a` does not contain that of the shard `a/b`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +60,12 @@ class AnswerStore:
     share it.
 
     Args:
-        folder: OUT/answers/SHARD.
+        answers: OUT/answers.
+        shard: its name.
     """
 
-    def __init__(self, folder: Location):
-        self._folder = folder
+    def __init__(self, answers: Location, shard: str):
+        self._folder = _of_shard(answers, shard)
         self._known: dict[str, Answer] = {}
         self._unwritten: dict[str, Answer] = {}
         self._lock = threading.Lock()
@@ -134,7 +138,7 @@ def digest(body: bytes) -> str:
 
 def forget(answers: Location, shard: str) -> None:
     """Delete the answers for a shard that is finished. Args: answers: OUT/answers."""
-    (answers / shard).delete_tree()
+    _of_shard(answers, shard).delete_tree()
 
 
 def forget_finished(answers: Location, unfinished: Mapping[str, object]) -> None:
@@ -144,5 +148,10 @@ def forget_finished(answers: Location, unfinished: Mapping[str, object]) -> None
         answers: OUT/answers.
         unfinished: the names of the shards that are still to be done.
     """
-    for shard in {name.rpartition("/")[0] for name in answers.names(".jsonl")} - unfinished.keys():
-        forget(answers, shard)
+    for folder in {name.rpartition("/")[0] for name in answers.names(".jsonl")}:
+        if folder.removesuffix(_SUFFIX) not in unfinished:
+            (answers / folder).delete_tree()
+
+
+def _of_shard(answers: Location, shard: str) -> Location:
+    return answers / f"{shard}{_SUFFIX}"
