@@ -17,6 +17,7 @@ import numpy as np
 
 from polite_flamingo.conversations import parts_of
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, estimate, intervals, resampled_means
+from polite_flamingo.filters.judge import AXES
 from polite_flamingo.filters.thresholds import nli_margin
 from polite_flamingo.sample import Sample
 
@@ -45,6 +46,7 @@ METRICS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "CLIPScore": _best_paragraph,
     "Rouge-L to the annotation": _number("rouge_l"),
     "words": _number("words"),
+    **{f"judge: {axis.replace('_', ' ')}": _number(f"judge_{axis}") for axis in AXES},
 }
 """Scores whose means are compared, on turns that have the score in both builds."""
 

@@ -24,7 +24,7 @@ _TASK = (
     "that somebody wrote for it, which is correct but curt. Rewrite the annotation as a polite assistant would reply "
     "to the instruction: in complete, natural sentences that answer it directly, free of errors. Keep everything that "
     "the annotation says: the answer itself, each name, number, colour and position, and the reason if there is one. "
-    "Turn several captions, or lists of boxes, into one description."
+    "Turn several captions into one description. Boxes only tell you where things are: never repeat their numbers."
 )
 _SEEING = (
     " The pictures help you to understand the annotation; add only what they plainly show. If the annotation "

@@ -50,10 +50,7 @@ EXAMPLES = (
             "The positions of objects, as normalised (x1, y1, x2, y2):\n"
             "dog: [0.052, 0.551, 0.357, 0.880]"
         ),
-        polite=(
-            "The picture shows a brown dog on a beach. It is running along the water with a stick, in the lower left "
-            "part of the picture."
-        ),
+        polite="The picture shows a brown dog on a beach, which is running along the water with a stick.",
     ),
     Example(
         instruction="Why are the shops empty?",
@@ -71,8 +68,8 @@ EXAMPLES = (
         polite="No, the woman is not older than 30.",
     ),
 )
-"""Ours. They show what small models get wrong without them: an answer of one word becomes a sentence, all captions and
-boxes become one description, the reason stays, and an odd answer is taken as it is."""
+"""Ours. They show what small models get wrong without them: an answer of one word becomes a sentence, all captions
+become one description without the numbers of boxes, the reason stays, and an odd answer is taken as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
