@@ -123,6 +123,14 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def differing(first: Any, second: Any, at: str = "") -> list[str]:
+    """Return the dotted names of the settings that differ; of a section that only one has, its name alone."""
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+        return [] if first == second else [at]
+    names = sorted({*first, *second})
+    return [one for name in names for one in differing(first.get(name), second.get(name), join(at, str(name)))]
+
+
 def merged(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
     """Merge mappings key by key; later values win."""
     result = dict(content)

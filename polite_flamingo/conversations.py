@@ -18,7 +18,8 @@ def parts_of(sample: Sample) -> dict[int, Sample]:
     """Return number of a turn -> the turn as a single-turn sample, in order.
 
     The parts of a conversation are called KEY/turn0, KEY/turn1 …; each has the images that the conversation has shown
-    so far, because later turns ask about the same image without a mark of their own, and the scores of the whole.
+    so far, because later turns ask about the same image without a mark of their own, the scores of the whole, and the
+    turns `before` it.
     """
     if len(sample.turns) == 1:
         return {0: sample}
@@ -34,6 +35,7 @@ def parts_of(sample: Sample) -> dict[int, Sample]:
                 images=sample.images[:shown],
                 rewritten=turn.rewritten,
                 scores={**sample.scores, **turn.scores},
+                before=sample.turns[:number],
             )
     return parts
 
@@ -93,6 +95,11 @@ def polite_turns(sample: Sample) -> tuple[Turn, ...]:
     if len(sample.turns) == 1:
         return (replace(sample.turns[0], rewritten=sample.rewritten),)
     return sample.turns
+
+
+def asked(turn: Turn) -> str:
+    """Return what the user asks in a turn, without marks of images."""
+    return turn.instruction.replace(IMAGE_MARK, "").strip()
 
 
 def polite_text(turn: Turn) -> str:

@@ -138,6 +138,8 @@ class Sample:
         rewritten: the polite response, once rewritten, of a sample with one turn; conversations have it in their turns.
         scores: the filters' scores, the reward before and after, Rouge-L, likewise; JSON types only.
         provenance: source shard and index, SHA-256 of images, config hash; JSON types only.
+        before: of a turn that is handled as a sample of its own (`conversations.parts_of`), the turns before it; never
+            stored.
     """
 
     key: str
@@ -149,6 +151,7 @@ class Sample:
     rewritten: str | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[Turn, ...] = ()
 
     @property
     def instruction(self) -> str:

@@ -70,10 +70,10 @@ def job(config: AgreementConfig) -> None:
         raise ValueError(f"{config.out} holds no finished selection; run polite-flamingo build or select first")
     with exclusive(layout.root):
         settle(layout)
-        ratings = Ratings()
+        ratings, seen = Ratings(), set[tuple[str, int | None]]()
         for name in layout.finished():
             for sample in read_scored(layout, name):
-                _add(ratings, sample, labels)
+                seen |= _add(ratings, sample, labels)
         if not ratings.judged:
             raise ValueError(f"{config.out} holds no marks of a judge; build with scoring.judge (docs/filters.md)")
         found = agreements(ratings, config.mark)
@@ -87,13 +87,23 @@ def job(config: AgreementConfig) -> None:
         }
         layout.agreement.put(json.dumps(record, indent=1) + "\n")
         print(console.table([one.row() for one in found], f"the judge's agreement, {ratings.judged:,} texts marked"))
-        if missing := len(labels) - ratings.labelled:
-            print(f"{missing:,} of {len(labels):,} labels are of texts that are not here or have no marks")
+        if strange := [key for key in labels if key not in seen]:
+            shown = ", ".join(key if turn is None else f"{key} turn {turn}" for key, turn in strange[:MOST_NAMED])
+            more = ", …" if len(strange) > MOST_NAMED else ""
+            print(f"{len(strange):,} of {len(labels):,} labels are of texts that have no marks here: {shown}{more}")
+        if 0 < ratings.labelled < FEW:
+            print(f"only {ratings.labelled} texts have a label: these intervals say little, whatever their width")
         stats = read_stats(layout)
         thresholds = fill(Thresholds, stats["thresholds"])
         prices = fill(Prices, stats.get("cost", {}).get("prices") or {})
         conclude(layout, select.select(layout, thresholds, prices))
 
+
+MOST_NAMED = 3
+"""Most labels without marks that are named."""
+
+FEW = 30
+"""Fewer labels than this come with a warning: the bootstrap is too sure of so few."""
 
 Labels = dict[tuple[str, int | None], dict[str, Any]]
 """Key and number of the turn (None for a sample of one turn) -> marks by axis, and `keep`."""
@@ -129,21 +139,29 @@ def _label(line: str, where: str) -> tuple[tuple[str, int | None], dict[str, Any
         raise ValueError(f"{where}: turn must be a whole number")
     for name, value in found.items():
         good = isinstance(value, bool) if name == "keep" else type(value) is int and value in MARKS
-        if name not in (*AXES, "keep") or not good:
-            raise ValueError(f"{where}: {name} must be one of {', '.join(AXES)} with a mark from 1 to 5, or keep: true")
+        if name not in (*AXES, "keep"):
+            raise ValueError(f"{where}: {name} is no label; known are {', '.join(AXES)} and keep")
+        if not good:
+            raise ValueError(
+                f"{where}: {name} must be {'true or false' if name == 'keep' else 'a whole number from 1 to 5'}"
+            )
     return (record["key"], turn), found
 
 
-def _add(ratings: Ratings, sample: Sample, labels: Labels) -> None:
-    """Add what the judge, NLI and people say of a sample's texts."""
+def _add(ratings: Ratings, sample: Sample, labels: Labels) -> set[tuple[str, int | None]]:
+    """Add what the judge, NLI and people say of a sample's texts; return which labels were found."""
+    seen = set[tuple[str, int | None]]()
     for number, part in parts_of(sample).items():
         marks = {axis: part.scores.get(f"judge_{axis}") for axis in AXES}
         known = {axis: float(mark) for axis, mark in marks.items() if type(mark) is int}
         if known:
             turn = None if len(sample.turns) == 1 else number
-            label = labels.get((sample.key, turn)) or (labels.get((sample.key, 0)) if turn is None else None) or {}
+            places = [(sample.key, turn), *([(sample.key, 0)] if turn is None else [])]
+            label = next((labels[place] for place in places if place in labels), {})
+            seen |= {*places} & labels.keys()
             margin = nli_margin(part.scores["nli"]) if part.scores.get("nli") else None
             ratings.add(known, margin, label)
+    return seen
 
 
 main = partial(console.run, "agreement", __doc__, AgreementConfig, job)

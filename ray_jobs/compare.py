@@ -64,6 +64,11 @@ def compare(config: CompareConfig) -> None:
     for name in shared:
         first, second = (_judged(layout, name) for layout in layouts)
         comparison.add_shard(first[0], second[0], (first[1], second[1]))
+    apart = sum(count for pair, count in comparison.outcomes.items() if "absent" in pair)
+    if apart == comparison.outcomes.total():
+        raise ValueError(f"{config.first} and {config.second} have no text in common; compare builds of the same input")
+    if apart:
+        print(f"{apart:,} of {comparison.outcomes.total():,} texts are in one of the builds only: other input")
     target = location(config.to)
     target.put(page(sides[0], sides[1], comparison, config.resampling))
     rows = [
@@ -90,7 +95,7 @@ def _side(layout: OutputLayout) -> Side:
     with undamaged(layout.stats, "run polite-flamingo select again"):
         counts = Statistics.from_json(stats["statistics"]).total()
         cost = cost_from(stats["cost"], fill(Prices, stats["cost"]["prices"]))
-    return Side(name=str(layout.root), counts=counts, run=run, cost=cost)
+    return Side(name=str(layout.root), counts=counts, run=run, cost=cost, thresholds=stats["thresholds"])
 
 
 def _judged(layout: OutputLayout, name: str) -> tuple[dict[str, Judged], frozenset[str]]:

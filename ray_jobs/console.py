@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -138,6 +139,10 @@ def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[st
             if dashes in known or ("." in option and difflib.get_close_matches(dashes, known, n=1, cutoff=0.8)):
                 near = difflib.get_close_matches(dashes, known, n=1)
                 raise ValueError(f"--{option}: unknown; did you mean --{near[0]}?")
+            for one in all_config_fields(config_class):
+                if option.startswith(f"{one.path}.") and typing.get_origin(one.hint) is dict:
+                    inner = str(nested(option.removeprefix(f"{one.path}."), "VALUE")).replace("'", "")
+                    raise ValueError(f"--{option}: give the mapping as a whole, such as --{one.path} '{inner}'")
             try:
                 fill(config_class, nested(option, ""))
             except ValueError as error:

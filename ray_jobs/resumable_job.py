@@ -20,6 +20,9 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from typing import Any
 
+import yaml
+
+from polite_flamingo.config import differing, read_yaml
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, shard_names
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.in_order import in_order
@@ -41,6 +44,12 @@ LEDGER_OUTPUTS = (
 """What a build or a distortion leaves in its folder."""
 
 SAMPLED_MANIFESTS = 1000
+
+MOST_NAMED = 4
+"""Most settings that a refusal names."""
+
+_HARMLESS = frozenset({"input", "out", "fresh", "estimate", "thresholds", "prices"})
+"""What may differ between attempts of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +87,23 @@ class ResumableJob:
         """Raise `ValueError` if the folder holds results of other models, prompts, settings or input."""
         other = next((found for found in self.found_identities() if found != self.identity), None)
         if other is not None:
+            changed = self._changed_settings()
             raise ValueError(
                 f"{self.layout.root} holds the work of another configuration ({other}, now {self.identity}; it is in "
-                f"{self.layout.config}); give another --out, or --fresh to delete it and start over"
+                f"{self.layout.config}{f', and differs in {changed}' if changed else ''}); give another --out, or "
+                "--fresh to delete it and start over"
             )
+
+    def _changed_settings(self) -> str:
+        """Return a few of the settings that differ from those in the folder; "" if they cannot be told."""
+        try:
+            names = differing(read_yaml(self.layout.config), yaml.safe_load(self.config))
+        except ValueError:
+            return ""
+        parts = [name.split(".") for name in names]
+        names = [".".join(one) for one in parts if one[0] not in _HARMLESS and one[-1] != "urls"]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return ", ".join(names[:MOST_NAMED]) + more
 
     def found_identities(self) -> Iterator[str]:
         """Yield the hashes of the configurations that made what is in the folder."""

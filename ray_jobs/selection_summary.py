@@ -83,6 +83,8 @@ def _cost_rows(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     sums = {name: sum(model[field] for model in cost["models"]) for name, field in tokens.items()}
     hours = {name: sum(model[f"{name.lower()}_hours"] for model in cost["models"]) for name in ("GPU", "CPU")}
     rows = [("tokens", ", ".join(f"{count:,} {name}" for name, count in sums.items() if count))]
+    if reused := sum(model["answers_reused"] for model in cost["models"]):
+        rows.append(("answers reused", f"{reused:,} of interrupted attempts, counted and paid for once"))
     rows += [("device hours", ", ".join(f"{count:.3f} {name}" for name, count in hours.items() if count))]
     if cost["money"]:
         currency, each = cost["prices"]["currency"], cost["per_million_kept"]

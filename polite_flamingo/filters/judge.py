@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from polite_flamingo.conversations import asked, polite_text
 from polite_flamingo.endpoints.answer_store import Answer, AnswerStore
 from polite_flamingo.endpoints.answers import Unfinished, stripped, without_reasoning
 from polite_flamingo.endpoints.chat import ChatServers
@@ -31,8 +32,9 @@ MARKS = range(1, 6)
 
 _SYSTEM = """\
 You examine one exchange of a dataset of pictures and texts, made to train an assistant. Each message gives the \
-question, the annotation that a person wrote for it unless it is the answer, and the answer to be marked{seeing}. Mark \
-the answer on four axes, with whole numbers from 1 (bad) to 5 (good), each by itself:
+turns before it if it is part of a conversation, the question, the annotation that a person wrote for it unless it is \
+the answer, and the answer to be marked{seeing}. Mark the answer on four axes, with whole numbers from 1 (bad) to 5 \
+(good), each by itself:
 relevance: does it answer the question? 5: directly and completely; 3: in part, or with much else; 1: not at all.
 correctness: does it agree with the annotation, if there is one{shown}? 5: in everything, nothing is \
 invented; 3: a detail is wrong or missing; 1: it contradicts them.
@@ -127,10 +129,16 @@ class Judge:
         return _applicable(_marks_or_why(answer), sample), usage
 
     def _content(self, sample: Sample) -> Any:
-        """Return what the user says: pictures, question, annotation and answer. Raises `BadSample` for a picture."""
+        """Return what the user says: pictures, the turns before, question, annotation and answer.
+
+        Raises:
+            BadSample: a picture cannot be read.
+        """
         images = sample.images if self._config.pictures else ()
         annotation = "" if sample.rewritten == sample.response else f"Annotation: {sample.response}\n"
-        text = f"Question: {sample.question}\n{annotation}Answer: {sample.rewritten}"
+        said = "".join(f"User: {asked(turn)}\nAssistant: {polite_text(turn)}\n" for turn in sample.before)
+        before = f"The turns before:\n{said}\n" if said else ""
+        text = f"{before}Question: {sample.question}\n{annotation}Answer: {sample.rewritten}"
         return content(IMAGE_MARK * len(images) + text.replace(IMAGE_MARK, "(image)"), images, self._config.max_side)
 
     def _body(self, sample: Sample) -> dict[str, Any]:

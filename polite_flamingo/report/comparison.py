@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polite_flamingo.comparison.outcomes import Comparison, Difference, Judged
 from polite_flamingo.cost import Cost
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
-from polite_flamingo.report.gallery import Thumbnail, thumbnail
+from polite_flamingo.report.gallery import Thumbnail, thumbnail, turns_before
 from polite_flamingo.report.selection import REASON_NAMES, TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.selection.statistics import DatasetCounts, rejections
@@ -32,12 +32,14 @@ class Side:
         counts: of its selection.
         run: how it was made.
         cost: what its models consumed.
+        thresholds: of its selection, by name.
     """
 
     name: str
     counts: DatasetCounts
     run: RunInfo
     cost: Cost
+    thresholds: Mapping[str, Any]
 
 
 def page(first: Side, second: Side, comparison: Comparison, resampling: Resampling) -> str:
@@ -60,6 +62,12 @@ def page(first: Side, second: Side, comparison: Comparison, resampling: Resampli
             for kind, title in KINDS.items()
             if comparison.shown.get(kind)
         ],
+        thresholds=[
+            (name, first.thresholds.get(name), second.thresholds.get(name))
+            for name in sorted({*first.thresholds, *second.thresholds})
+            if first.thresholds.get(name) != second.thresholds.get(name)
+        ],
+        before=turns_before,
         reason_names=REASON_NAMES,
         text=interval,
     )

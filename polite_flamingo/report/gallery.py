@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from polite_flamingo.conversations import parts_of
+from polite_flamingo.conversations import asked, parts_of, polite_text
 from polite_flamingo.filters.thresholds import (
     FILTERS,
     JUDGE,
@@ -84,6 +84,8 @@ class Card:
     reason: str
     side: str = ""
     exact: str = ""
+    before: tuple[tuple[str, str], ...] = ()
+    """The turns before: what was asked, and said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,13 @@ def _card(sample: Sample, thresholds: Thresholds, side: str, group: str) -> Card
         reason=reason,
         side=side,
         exact=f"{deciding.score:.7g}" if deciding and deciding.score is not None else "",
+        before=turns_before(sample),
     )
+
+
+def turns_before(sample: Sample) -> tuple[tuple[str, str], ...]:
+    """Return what was asked and said in the turns before a turn of a conversation, of readable length."""
+    return tuple((readable(asked(turn)), readable(polite_text(turn))) for turn in sample.before)
 
 
 def _paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[Paragraph, ...]:

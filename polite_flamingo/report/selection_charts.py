@@ -85,7 +85,8 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
 def _axes(frame: Frame, x_label: str, y_label: str, shares: Sequence[float]) -> str:
     """Draw both axes; the vertical one shows shares."""
     y_ticks: list[Tick] = [(share, f"{share:.{0 if frame.up[1] >= 0.1 else 1}%}") for share in shares]
-    x_ticks = [(tick, trimmed(tick, 2)) for tick in ticks(*frame.across, 4 if frame.width < 500 else 9)]
+    places = 2 if frame.across[1] - frame.across[0] >= 0.1 else 4
+    x_ticks = [(tick, trimmed(tick, places)) for tick in ticks(*frame.across, 4 if frame.width < 500 else 9)]
     return frame.axes(x_label=x_label, y_label=y_label, x_ticks=x_ticks, y_ticks=y_ticks)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from polite_flamingo.conversations import parts_of
 from polite_flamingo.endpoints.answer_store import AnswerStore
 from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.filters.judge import AXES, Judge, JudgeEndpoint, marks
@@ -85,6 +86,21 @@ def test_marks_that_are_paid_for_are_not_asked_again(server: FakeJudge, tmp_path
         assert judge(server).score(rows, again, answers) == marked
     assert len(server.bodies) == 3 + 1, "only what the server refuses, which cost nothing"
     assert again["judge.answers_reused"] == 2 and again == first + Usage({"judge.answers_reused": 2})
+
+
+def test_a_turn_is_judged_with_the_turns_before_it(server: FakeJudge) -> None:
+    turns = (
+        Turn(instruction="<image>What is that?", response="cross", rewritten="It is a cross."),
+        Turn(instruction="Is it?", response="context", learned=False),
+        Turn(instruction="What is its colour?", response="red", rewritten="It is red."),
+    )
+    [_, last] = parts_of(dataclasses.replace(sample(""), turns=turns, rewritten=None)).values()
+    server.says = lambda text, images: json.dumps(GOOD)
+    assert judge(server, pictures=False).score([last]) == [GOOD]
+    assert server.bodies[0]["messages"][1]["content"] == (
+        "The turns before:\nUser: What is that?\nAssistant: It is a cross.\nUser: Is it?\nAssistant: context\n\n"
+        "Question: What is its colour?\nAnnotation: red\nAnswer: It is red."
+    )
 
 
 def test_an_annotation_that_was_not_rewritten_is_not_compared_with_itself(server: FakeJudge) -> None:

@@ -51,7 +51,7 @@ def test_agreement_is_measured_printed_and_shown_on_the_report(
     assert run(out, "--labels", str(file)) == 0
     said = capsys.readouterr().out
     assert "correctness and NLI" in said and "n = 12" in said and "correctness and people" in said
-    assert "1 of 7 labels are of texts that are not here or have no marks" in said
+    assert "1 of 7 labels are of texts that have no marks here: " in said and "these intervals say little" in said
     record = json.loads(out.agreement.read_text())
     assert record["judged"] == 12 and record["labels"] == {"given": 7, "found": 6}
     nli = next(one for one in record["agreements"] if one["other"] == "NLI")
@@ -66,9 +66,9 @@ def test_agreement_is_measured_printed_and_shown_on_the_report(
     [
         ("red", "line 2: needs a JSON object with a key"),
         ('{"keep": true}', "line 2: needs a JSON object with a key"),
-        ('{"key": "a", "correctness": 6}', "line 2: correctness must be"),
-        ('{"key": "a", "keep": 1}', "line 2: keep must be"),
-        ('{"key": "a", "manners": 3}', "line 2: manners must be"),
+        ('{"key": "a", "correctness": 6}', "line 2: correctness must be a whole number from 1 to 5"),
+        ('{"key": "a", "keep": 1}', "line 2: keep must be true or false"),
+        ('{"key": "a", "manners": 3}', "line 2: manners is no label; known are relevance"),
         ('{"key": "a", "turn": "1", "keep": true}', "line 2: turn must be"),
     ],
 )

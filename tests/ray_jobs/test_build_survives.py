@@ -99,7 +99,7 @@ def test_another_configuration_is_refused_and_fresh_starts_over(
 ) -> None:
     source, out = write_world(tmp_path / "in", shards=1, rows=3), tmp_path / "out"
     run(config(source, out, rows_per_call=2))
-    with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
+    with pytest.raises(ValueError, match=r"another configuration .*differs in pools.rewriting.rows_per_call.*--fresh"):
         run(config(source, out, rows_per_call=3))  # which seeds the beams of its rewriter
     (out / "raw").mkdir()
     from dataclasses import replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ from ray_jobs.resumable_job import begin_run
 from tests.support.scored import world
 
 
-def built(folder: Path, *, shards: int = 2, **thresholds: float) -> Path:
+def built(folder: Path, *, shards: int = 2, suffix: str = "", **thresholds: float) -> Path:
     layout = OutputLayout(root=folder)
     write_run(layout, begin_run("hash", {}, ""))
     for number in range(shards):
-        lost = Quarantined(key=f"vqa_v2/train/lost{number}", shard="s.tar", index=0, reason="corrupt_image", detail="x")
+        lost = Quarantined(
+            key=f"vqa_v2/train/lost{number}{suffix}", shard="s.tar", index=0, reason="corrupt_image", detail="x"
+        )
+        rows = [replace(row, key=f"{row.key}{suffix}") for row in world(20, seed=number)]
         commit_shard(
-            layout, f"s{number}", [*world(20, seed=number), lost],
+            layout, f"s{number}", [*rows, lost],
             lambda good, bad: Manifest(
                 shard="s.tar", rows_in=good + bad, scored=good, quarantined=bad, config_hash="hash",
                 usage={"rewriting.generated_tokens": 1000},
@@ -41,6 +45,7 @@ def test_two_builds_are_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "42 / 63" in printed and "50.0 % (50.0 to 50.0) of texts" in printed and "other has 1 shard that" in printed
     text = page.read_text()
     assert "Only the first build keeps these" in text and "Only the second build" not in text
+    assert "Their selections have other thresholds: <code>sts</code>" in text
     assert "data:image/webp" in text and "http" not in text.replace("http-equiv", "")
 
 
@@ -57,6 +62,9 @@ def test_what_is_not_a_pair_of_builds_is_refused_in_one_line(
     assert main([str(first), str(other)]) == 2
     assert f"is of an earlier version; run polite-flamingo select --out {other}" in capsys.readouterr().err
     (other / "stats.json").write_text(whole)
+    elsewhere = built(tmp_path / "elsewhere", shards=1, suffix="b")
+    assert main([str(first), str(elsewhere)]) == 2
+    assert "no text in common" in capsys.readouterr().err
     (other / "manifests" / "s0.json").rename(other / "manifests" / "t0.json")
     assert main([str(first), str(other)]) == 2
     assert "no shard in common" in capsys.readouterr().err

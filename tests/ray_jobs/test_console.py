@@ -75,6 +75,8 @@ def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path
         capsys, *COMMON, "--threshold.sts", "1"
     )
     assert "thresholds.sts: must be a number, got 'high'" in refused(capsys, *COMMON, "--thresholds.sts", "high")
+    whole = "give the mapping as a whole, such as --prices.tokens '{judge: {prompt: VALUE}}'"
+    assert whole in refused(capsys, *COMMON, "--prices.tokens.judge.prompt", "1")
     assert "required: out" in refused(capsys, "--profile", TINY, "--input", "a")
     assert "min_actors" in refused(capsys, *COMMON, "--pools.rewriting.min_actors", "3")
     assert "none of truncated_tar" in refused(capsys, "--out", "a", "--reason", "[mood]", job=ReplayConfig)

@@ -54,7 +54,7 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
         if not text:
             speaker = runs[number][0]
             reason: Reason = "empty_response" if speaker == "assistant" else "bad_field"
-            raise BadSample(reason, f"in exchange {number // 2} the {speaker} says nothing")
+            raise BadSample(reason, f"in exchange {number // 2 + 1} the {speaker} says nothing")
     notes = {
         "system": system,
         "joined": sum(len(run) - 1 for _, run in runs),
@@ -68,7 +68,9 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
     for number, (human, answer) in enumerate(zip(runs[::2], runs[1::2], strict=True)):
         learned = {message.learned for message in answer[1]}
         if len(learned) > 1:
-            raise BadSample("unsupported", f"exchange {number}: one answer with parts to learn and parts not to learn")
+            raise BadSample(
+                "unsupported", f"exchange {number + 1}: one answer with parts to learn and parts not to learn"
+            )
         called_bad = any(message.bad for message in human[1])
         turn = Turn(
             instruction=texts[2 * number], response=texts[2 * number + 1], learned=learned.pop() and not called_bad
@@ -87,6 +89,7 @@ SYSTEM_KEPT = "the system message is kept in meta; it is not part of the prompt"
 
 _TURN_NOTES = {
     "system": SYSTEM_KEPT,
+    "joined": "messages of one speaker that follow each other are joined: is one missing between them?",
     "left_out_before": "what the assistant says before the first human message is left out",
     "left_out_after": "a last human message without an answer is left out",
 }
