@@ -93,8 +93,7 @@ class BatchedRequests:
         return [*results], usage
 
     def _body(self, route: Route[Item, Found], items: Sequence[Item]) -> dict[str, Any]:
-        body = {"model": self._config.model, **route.body(items), **self._extra}
-        return {name: value for name, value in body.items() if value is not None}
+        return self._config.request(route.body(items), self._extra)
 
     def _read(self, route: Route[Item, Found], said: Mapping[str, Any], count: int) -> tuple[list[Found], Mapping]:
         refuse_other_model(said, self._config.model, self._config.answers_as, self._section)

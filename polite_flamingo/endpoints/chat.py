@@ -47,7 +47,7 @@ class ChatServers:
             Refused: the servers refuse the request.
             EndpointDown: they are down, or are not what the profile says.
         """
-        whole = self._whole(body)
+        whole = self._config.request(body, self._extra)
         name = digest(json.dumps(whole, sort_keys=True).encode())
         answer = answers.get(name) if answers else None
         if answer is not None:
@@ -67,11 +67,7 @@ class ChatServers:
             body: without the model.
             check: raises LookupError, TypeError or ValueError for an answer of another form.
         """
-        return self.servers.try_out(PATH, self._whole(body), lambda said: check(self._read(said)))
-
-    def _whole(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        whole = {"model": self._config.model, **body, **self._extra}
-        return {name: value for name, value in whole.items() if value is not None}
+        return self.servers.try_out(PATH, self._config.request(body, self._extra), lambda said: check(self._read(said)))
 
     def _read(self, response: Mapping[str, Any]) -> Answer:
         """Return what a response holds.

@@ -48,6 +48,11 @@ class ServersConfig(ServerConfig):
         if not self.urls or len(set(self.urls)) < len(self.urls):
             raise ValueError("endpoint: urls must name at least one server, and each once")
 
+    def request(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request to the model, with further fields; one that is None is left out."""
+        whole = {"model": self.model, **body, **extra}
+        return {name: value for name, value in whole.items() if value is not None}
+
 
 def refuse_extra(extra: Mapping[str, Any], reserved: frozenset[str] = frozenset()) -> None:
     """Raise ValueError for further fields of a request that are set elsewhere, or hold a key.

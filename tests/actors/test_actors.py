@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,10 @@ from actors.base import ActorSettings
 from actors.commit import commit_blocks
 from actors.rewriting import check_rewritable
 from actors.rows import SCHEMA, Block, blocks
+from actors.scoring import ScoringActor
 from actors.source import ShardDatasource
+from polite_flamingo.filters.judge import AXES, JudgeEndpoint
+from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
 from polite_flamingo.storage.bucket import Bucket
 from polite_flamingo.storage.discovery import shard_names
@@ -25,6 +29,7 @@ from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.storage.visibility import PathUnavailable
 from tests.support.build_world import text_row
 from tests.support.fake_actors import FakeRewriter, FakeRewriterActor, FakeScoringActor
+from tests.support.fake_filter_servers import FakeJudge, serving
 
 GONE = Quarantined(
     key="notes/s0/x", shard="in/a.tar", index=2, reason="bad_json", detail="é\u2028", payload="in/a.tar#x"
@@ -146,6 +151,23 @@ def test_workers_are_told_where_a_relative_path_leads(tmp_path: Path, monkeypatc
     monkeypatch.chdir("/")  # a worker's working directory is another
     [found] = blocks(next(iter(task())))
     assert found.shard == str(tmp_path / "a.tar")
+
+
+def test_the_judge_s_answers_are_kept_until_their_shard_is_committed(tmp_path: Path) -> None:
+    marks = json.dumps(dict.fromkeys(AXES, 4))
+    rows = [replace(text_row(0, number), task="text", rewritten=f"It is number {number}.") for number in range(3)]
+    layout = OutputLayout(root=tmp_path)
+    with serving(FakeJudge(lambda text, images: marks)) as server:
+        judge = JudgeEndpoint(urls=(server.url,), model="qwen")
+        config = ScoringConfig(sts=None, nli=None, clip=None, reward=None, judge=judge)
+        for _ in range(2):  # the first attempt is killed before its commit
+            scored = ScoringActor(config, settings(tmp_path))(block([*rows]).to_table())
+        assert len(server.bodies) == 3
+    [found] = blocks(scored)
+    assert (found.usage["judge.requests"], found.usage["judge.answers_reused"]) == (3, 3)
+    assert len(layout.answers.names(".jsonl")) == 1
+    commit_blocks(scored, layout, "hash", answers=True)
+    assert not layout.answers.names(".jsonl")
 
 
 def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:

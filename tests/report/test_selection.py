@@ -19,7 +19,7 @@ from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import RunInfo
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.support.report_example import RUN, example, shards
-from tests.support.scored import scored
+from tests.support.scored import conversation, said, scored
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,14 @@ def test_a_share_of_the_kept_is_the_same_at_the_top_and_in_the_funnel() -> None:
 def test_both_images_of_a_change_are_shown(text: str) -> None:
     cards = [part for part in text.split("<article")[1:] if "spot_the_diff" in part]
     assert cards and all(part.split("</article>")[0].count("<img ") == 2 for part in cards)
+
+
+def test_a_turn_is_shown_with_the_turns_before_it() -> None:
+    talk = conversation("chat/t/1", said(f"<image>What is that? {HOSTILE}"), said("And its size?"))
+    statistics = select_shard([talk], shard="s", thresholds=Thresholds()).statistics
+    page = Page(render(statistics, Thresholds(), RUN, collect_gallery(statistics, Thresholds(), read=lambda _: [talk])))
+    assert "after 1 turn What is that?" in " ".join(page.words.split())
+    assert page.open == [] and "script" not in {tag for tag, _ in page.tags}
 
 
 def test_every_reason_stage_check_and_task_has_a_name_for_people() -> None:

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import content_hash
+from polite_flamingo.sources.records.extra_fields import Findings
 from polite_flamingo.sources.records.field_meanings import SPEAKERS
+from polite_flamingo.sources.records.message_content import Message
+from polite_flamingo.sources.records.turns import to_turns
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 
@@ -62,6 +65,13 @@ def test_turns_that_are_not_an_exchange_are_left_out_or_joined_and_noted(
 ) -> None:
     sample = one(raw, chat(*said))
     assert (pairs(sample), notes(sample)) == (expected, noted)
+
+
+def test_joined_messages_are_reported_because_one_may_be_missing_between_them() -> None:
+    for talk, joined in (((H, G, G), True), ((H, G, H, G), False)):
+        found = Findings()
+        to_turns([Message("human" if one is H else "assistant", ("said",)) for one in talk], found)
+        assert any("are joined" in note for note in found.notes) == joined
 
 
 def test_openai_s_messages_are_read_too_and_a_system_field(raw: Raw) -> None:
