@@ -68,6 +68,7 @@ class PaperConfig:
         distortion: how good responses are distorted.
         training: the training stages.
         gpus: GPUs per training run.
+        only: names of training runs; no others are trained but those they start from, and nothing is compared.
         fresh: delete what an earlier run left and start over.
     """
 
@@ -81,12 +82,24 @@ class PaperConfig:
     distortion: DistortionConfig = field(default_factory=DistortionConfig)
     training: TrainingConfig
     gpus: float = 0.0
+    only: tuple[str, ...] = ()
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there are no seeds."""
+        """Raise ValueError if there are no seeds, or a run is unknown."""
         if self.seeds < 1:
             raise ValueError("seeds must be at least 1; an interval needs two")
+        names = [run.name for run in plan(Path(), self.training)]
+        if unknown := sorted({*self.only} - {*names}):
+            raise ValueError(f"only: no training run is called {', '.join(unknown)}; there are {', '.join(names)}")
+
+    def runs(self, seed_folder: Path) -> list[Training]:
+        """Return the training runs of a seed: all of the plan, or `only` and what they start from."""
+        runs = plan(seed_folder, self.training)
+        needed = {*self.only, "polite"}
+        for run in reversed(runs):
+            needed |= {run.start} if run.name in needed else set()
+        return [run for run in runs if not self.only or run.name in needed]
 
 
 def paper(config: PaperConfig) -> None:
@@ -104,8 +117,12 @@ def paper(config: PaperConfig) -> None:
                 build(_building(config, _seed(out, seed)))
                 steps.done(f"seed {seed}: PF-mini")
             _tuning(config, out, steps)
-            _judging(config, out, steps)
+            if not config.only:
+                _judging(config, out, steps)
         run = attempt.note()
+        if config.only:
+            print(f"models  {out}/seed-*/runs/*/model ({run.seconds['wall'] / 60:.0f} minutes in all)")
+            return
         results = collect(out, range(config.seeds), config.distortion.speaker, run)
         write_atomically(out / "results.json", json.dumps(results.to_json()))
         write_atomically(out / "results.md", to_markdown(results))
@@ -185,10 +202,10 @@ def _work(result: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 @contextmanager
 def _steps(config: PaperConfig, attempt: Attempt) -> Iterator[_Steps]:
-    runs = plan(Path(), config.training)
-    asked = sum(run.answers for run in runs) + 1
-    # data and pairs, PF-mini, both generations' rewrites, the verdict; then the runs and the answers
-    total = config.seeds * (2 + 1 + 2 + 1 + len(runs) + asked)
+    runs = config.runs(Path())
+    asked = 0 if config.only else sum(run.answers for run in runs) + 1
+    # data and pairs, PF-mini, both generations' rewrites and the verdict; then the runs and the answers
+    total = config.seeds * (3 + (0 if config.only else 3) + len(runs) + asked)
     form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
     with progress.bar(total, form) as bar:
         yield _Steps(bar, attempt, config.gpus)
@@ -201,7 +218,7 @@ def _rewriters(config: PaperConfig, out: Path, steps: _Steps) -> None:
         complete, stats = home / "data" / "complete.json", home / "pairs" / "stats.json"
         data = steps.start(f"{name}: data", [], complete, make_data, home / "data", config.sizes, seed)
         pairs = steps.start(f"{name}: pairs", [data], stats, make_pairs, home, config.distortion, seed)
-        polite = next(run for run in plan(home, config.training) if run.name == "polite")
+        polite = next(run for run in config.runs(home) if run.name == "polite")
         _train(config, home, polite, f"{name}: polite", [pairs], seed, steps)
     steps.finish()
 
@@ -230,10 +247,12 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
     for seed in range(config.seeds):
         home = _seed(out, seed)
         done: dict[str, list[Any]] = {"": [], "polite": []}
-        for run in plan(home, config.training):
+        for run in config.runs(home):
             title = f"seed {seed}: {run.name}"
             if run.name not in done:
                 done[run.name] = [_train(config, home, run, title, done[run.start], seed, steps)]
+            if config.only:
+                continue
             needs = done[run.name]
             model = RewriterConfig(flamingo=model_of(home, run.name), **decoding(config.rewriter))
             if run.answers:
@@ -243,6 +262,8 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
                 steps.start(
                     f"{title} rewrites", needs, result, rewrite_sample, home, config.sizes, model, config.scoring
                 )
+        if config.only:
+            continue
         base = RewriterConfig(flamingo=config.training.base, **decoding(config.rewriter))
         steps.start(f"seed {seed}: base answers", [], home / "answers" / "base.json", answer, home, base)
     steps.finish()

@@ -28,6 +28,7 @@ from polite_flamingo.flamingo.engine.sampling import SamplingParams, seed_of
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.tokenization import Tokenizer
+from polite_flamingo.packing.chat_turns import conversation_ids, exchanges
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.usage import Usage
@@ -88,7 +89,10 @@ class Rewriter:
         ]
 
     def texts(self, samples: Sequence[Sample], usage: Usage | None = None) -> list[str | BadSample]:
-        """Return for each single-turn sample, in order, its text, or the `BadSample` that says why there is none.
+        """Return for each sample, in order, its text, or the `BadSample` that says why there is none.
+
+        A rewriter takes samples of one turn. A model that chats answers the last turn of a conversation, after the
+        responses of those before.
 
         A text that was cut by the token limit is an `answers.Unfinished`.
         """
@@ -112,13 +116,16 @@ class Rewriter:
         return merged(engine.metrics for engine in engines).summary() | {"engines": len(engines)}
 
     def _request(self, sample: Sample) -> Request:
-        if len(sample.turns) != 1:
+        if len(sample.turns) != 1 and self.prompt is not chatting:
             raise BadSample(
                 "unsupported", f"{sample.key}: rewriting takes one turn, the sample has {len(sample.turns)}"
             )
         sample.validate()
         tokenizer, generation = self.model.tokenizer, self.config.generation
-        ids = tokenizer.encode(self.prompt(sample.instruction, sample.response))
+        if len(sample.turns) > 1:
+            ids = conversation_ids(exchanges(sample), tokenizer)
+        else:
+            ids = tokenizer.encode(self.prompt(sample.instruction, sample.response))
         tags = ids.count(tokenizer.image_id)
         if tags != len(sample.images):  # an annotation that contains "<image>" would shift what later tags see
             raise BadSample(

@@ -64,7 +64,7 @@ def test_good_responses_are_read_by_the_ordinary_adapters_and_all_of_them_are_po
         assert all(parse(turn.response) for sample in samples for turn in sample.turns), name
         assert all(len(sample.images) == name.startswith("llava") for sample in samples)
         turns[name] = {len(sample.turns) for sample in samples}
-    assert turns["llava_conversation"] == {1, 2, 3, 4} and turns["ultrachat"] == {1, 2, 3}
+    assert turns["llava_conversation"] == {1, 2, 3, 4, 5} and turns["ultrachat"] == {1, 2, 3}
     assert turns["llava_detail"] == turns["llava_reasoning"] == turns["alpaca_gpt4"] == {1}
 
 

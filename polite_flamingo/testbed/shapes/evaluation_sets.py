@@ -26,7 +26,7 @@ from polite_flamingo.testbed.shapes.write import SPLIT, Annotator, save_json, sa
 
 Domain = Literal["in", "out", "text"]
 
-HELD_OUT: tuple[Kind, ...] = ("size", "ground", "pattern")
+HELD_OUT: tuple[Kind, ...] = ("ground", "pattern")
 """Kinds of question for `write_raw(held_out=…)`, so that asking them is out of domain."""
 
 UNJUDGED: tuple[Kind, ...] = ("where",)

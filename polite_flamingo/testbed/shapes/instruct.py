@@ -19,7 +19,7 @@ from polite_flamingo.sample import IMAGE_MARK
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.testbed.shapes.captions import describe, terse_captions
-from polite_flamingo.testbed.shapes.questions import KINDS, Kind, ask
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind, Question, ask, follow_up
 from polite_flamingo.testbed.shapes.scene import CANVAS, SHAPES, Scene, random_scene
 from polite_flamingo.testbed.shapes.texts import (
     REASONED,
@@ -38,6 +38,10 @@ MAKERS = {reading: 0.4, knowledge: 0.2, note: 0.15, telling: 0.25}
 """Kinds of text and their shares."""
 
 WHY = " Why?"
+
+TALKATIVE = 0.6
+"""Share of answers in conversations that give their reason unasked, if they have one: good responses say more than
+annotations do, and a reward model prefers them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +108,17 @@ class _Album:
         self._boxes: list[dict[str, Any]] = []
 
     def conversation(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:
-        """Return one to four different questions about one picture."""
+        """Return one to five different questions about one picture; half of the later ones refer back."""
         scene = random_scene(self._rng)
         said: dict[str, str] = {}
-        for _ in range(self._rng.randint(1, 4)):
-            question = ask(self._rng, scene, kinds)
-            said[question.text] = question.polite(self._rng.randrange(2))
+        question: Question | None = None
+        for _ in range(self._rng.randint(1, 5)):
+            back = follow_up(self._rng, scene, question, kinds) if question and self._rng.random() < 0.5 else None
+            asked = back or ask(self._rng, scene, kinds)
+            if asked.text not in said:
+                question = asked
+                talks = bool(question.reason) and self._rng.random() < TALKATIVE
+                said[question.text] = question.polite(self._rng.randrange(2), reasoned=talks)
         return self._record(scene, terse_captions(self._rng, scene), list(said.items()))
 
     def description(self) -> dict[str, Any]:

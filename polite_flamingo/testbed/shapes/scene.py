@@ -120,6 +120,11 @@ def random_scene(rng: random.Random, count: int | None = None) -> Scene:
     return Scene(things=tuple(things), background=rng.choice(list(BACKGROUNDS)), pattern=rng.choice(PATTERNS))
 
 
+def any_scene(rng: random.Random) -> Scene:
+    """Return a scene of one to six things: what a model saw before it was tuned, crowded scenes included."""
+    return random_scene(rng, rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """The difference between two pictures. `before` and `after` are the thing that changed; None if it is absent."""

@@ -46,6 +46,7 @@ class Exchange:
         polite: the good response.
         answer: the correct answer, tersely; "" if there is more than one.
         others: polite statements of wrong answers.
+        asked: the question with its answer, if there is one correct answer.
     """
 
     question: str
@@ -53,11 +54,17 @@ class Exchange:
     polite: str
     answer: str = ""
     others: tuple[str, ...] = ()
+    asked: Question | None = None
 
     @property
     def reserved(self) -> bool:
         """Whether this text is kept for evaluation, as its hash decides; training never shows it."""
-        return hashlib.sha256(f"{self.question}\n{self.given}".encode()).digest()[0] % RESERVED == 0
+        return is_reserved(self.question, self.given)
+
+
+def is_reserved(question: str, given: str) -> bool:
+    """Whether this question about this text is kept for evaluation."""
+    return hashlib.sha256(f"{question}\n{given}".encode()).digest()[0] % RESERVED == 0
 
 
 def drawn(rng: random.Random, make: Callable[[random.Random], Exchange], *, reserved: bool = False) -> Exchange:
@@ -99,6 +106,7 @@ def _answered(question: Question, given: str, wording: int) -> Exchange:
         polite=question.polite(wording),
         answer=question.answer,
         others=tuple(question.statement(other, wording) for other in question.others),
+        asked=question,
     )
 
 

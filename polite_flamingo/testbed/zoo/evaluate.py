@@ -29,15 +29,20 @@ BARS: dict[str, tuple[str, float]] = {
     "caption rewrites that keep the meaning": (">=", 0.90),
     "well-formed rewrites": (">=", 0.98),
     "unchanged rewrites": ("<", 0.02),
-    "CLIPScore AUC, true against hallucinated paragraphs": (">=", 0.90),
+    "CLIPScore AUC, true against hallucinated paragraphs": (">=", 0.97),
     "NLI accuracy": (">=", 0.95),
     "NLI accuracy on terse answers": (">=", 0.95),
     "reward orders polite > raw > garbled": (">=", 0.97),
-    "accuracy in domain": (">=", 0.45),
+    "questions in domain": (">=", 0.90),
+    "weakest kind in domain": (">=", 0.80),
+    "left out of tuning, or crowded": (">=", 0.70),
+    "descriptions: sentences that are true": (">=", 0.90),
+    "descriptions: objects that are mentioned": (">=", 0.85),
+    "second turns that refer back": (">=", 0.80),
     "preferred to the annotation": (">=", 0.95),
-    "well-formed answers": (">=", 0.80),
+    "well-formed answers": (">=", 0.95),
 }
-"""What each figure must reach; for Clever Flamingo a floor, not a goal (in `make paper` the base reaches 0.36)."""
+"""What each figure must reach."""
 
 
 def sample_of(pair: Pair, key: str) -> Sample:
@@ -212,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.write:
             content = {"seed": SEED, "cases": options.size, "figures": {k: round(v, 4) for k, v in figures.items()}}
             (options.weights / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
-            cases = "questions in domain" if name == "clever_flamingo" else "cases each (classes a fifth of it)"
+            cases = "questions of each part" if name == "clever_flamingo" else "cases each (classes a fifth of it)"
             measured = (
                 f"{options.size} {cases}, seed {SEED!r}, on scenes never trained on; "
                 "measured again by `python -m polite_flamingo.testbed.zoo.evaluate`."

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, LoraSettings, PerceiverConfig
@@ -19,23 +18,25 @@ from polite_flamingo.flamingo.model.build import build_flamingo
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
 from polite_flamingo.flamingo.model.lora import add_lora, save_lora
 from polite_flamingo.testbed.shapes.scene import Scene
-from polite_flamingo.testbed.zoo.clip import pixels
+from polite_flamingo.testbed.zoo.clip import CELL_CLASSES, GROUND_CLASSES, cells_loss, ground_loss, pixels
 from polite_flamingo.testbed.zoo.documents import (
     Batches,
     Maker,
     notes_written_out,
+    read_and_answered,
     rewriting,
     seen_and_answered,
+    seen_and_described,
     seen_and_written_out,
 )
-from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.fitting import Checkpoint, Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.language_model import weighted_loss
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
-BASE_STEPS = 300
-POLITE_STEPS = 300
+BASE_STEPS = 2000
+POLITE_STEPS = 400
 LORA = LoraSettings(r=32, alpha=32)
 
 
@@ -48,7 +49,7 @@ def zoo_config(weights: Path, *, lora: bool = False) -> FlamingoConfig:
         checkpoints=(str(weights / "flamingo" / "flamingo.safetensors"),),
         lora=str(weights / "polite_flamingo") if lora else "",
         attention="v2",
-        cross_attn_every_n_layers=3,
+        cross_attn_every_n_layers=2,
         perceiver=PerceiverConfig(depth=2, latents=24, heads=4, dim_head=48, ff_mult=2),
         cross_attention=CrossAttentionConfig(heads=4, dim_head=48, ff_mult=2),
     )
@@ -67,26 +68,48 @@ def latents(model: FlamingoModel, rows: list[tuple[Scene, ...]]) -> Tensor:
     return out.index_put((places[:, 0], places[:, 1]), seen)
 
 
-def _fit(model: FlamingoModel, data: Batches, optimiser: Optimiser, steps: int, keep: object) -> None:
+class LatentHeads(nn.Module):
+    """Names the contents of each cell from one latent of its own, and the ground from another; for training only.
+
+    Without it the cross-attention has to find out at the same time what the latents hold and which one to read.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.cell = nn.Linear(width, CELL_CLASSES)
+        self.ground = nn.Linear(width, GROUND_CLASSES)
+
+    def forward(self, x_BLD: Tensor, scenes: list[Scene]) -> Tensor:
+        """Return the classification loss of the first ten latents (B, L, D) of each picture."""
+        return cells_loss(self.cell(x_BLD[:, :9]), scenes) + ground_loss(self.ground(x_BLD[:, 9]), scenes)
+
+
+def _fit(
+    model: FlamingoModel, data: Batches, optimiser: Optimiser, steps: int, checkpoint: Checkpoint,
+    heads: LatentHeads | None = None,
+) -> None:  # fmt: skip
     model.train()
-    assert callable(keep)
 
     def step(i: int) -> dict[str, float]:
-        ids, weights, rows = next(data)
+        ids, weights, rows = data[i]
         with mixed_precision():
-            logits = model(latents(model, rows), ids).logits
+            seen = latents(model, rows)
+            logits = model(seen, ids).logits
         loss, right = weighted_loss(logits, ids, weights)
+        figures = {"loss": loss.item(), "right": right}
+        shown = [(b, t, scene) for b, row in enumerate(rows) for t, scene in enumerate(row)]
+        if heads and shown:
+            held = heads(torch.stack([seen[b, t] for b, t, _ in shown]), [scene for _, _, scene in shown])
+            loss = loss + held
+            figures["cells"] = held.item()
         optimiser.step(loss)
-        if i % 50 == 49:
-            keep()
-        return {"loss": loss.item(), "right": right}
+        return figures
 
-    run(steps, step)
-    keep()
+    run(steps, step, checkpoint)
 
 
 def train_base(
-    weights: Path, language_model: Path, *, seed: int = 0, steps: int = BASE_STEPS, batch: int = 64, lr: float = 1.5e-3
+    weights: Path, language_model: Path, *, seed: int = 0, steps: int = BASE_STEPS, batch: int = 32, lr: float = 2e-3
 ) -> None:
     """Add vision to the language model: train it, perceiver and gated cross-attention, but not the vision tower.
 
@@ -106,14 +129,17 @@ def train_base(
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
             parameter.data.fill_(0.5)  # from zero, the gates of so short a run hardly open
-    rng = random.Random(f"base-{seed}")
-    makers: dict[Maker, float] = {seen_and_written_out: 0.6, seen_and_answered: 0.3, notes_written_out: 0.1}
-    data = Batches(rng, makers, AutoTokenizer.from_pretrained(folder), batch, prefix_weight=0.02)
-    optimiser = Optimiser(
-        [(n, p) for n, p in model.named_parameters() if not n.startswith("vision_encoder.")], lr=lr, steps=steps
-    )
-    _fit(model, data, optimiser, steps,
-         lambda: save_flamingo(model, folder / "flamingo.safetensors", dtype=torch.float16))  # fmt: skip
+    makers: dict[Maker, float] = {
+        seen_and_answered: 0.4, seen_and_described: 0.2, seen_and_written_out: 0.2, notes_written_out: 0.1,
+        read_and_answered: 0.1,
+    }  # fmt: skip
+    data = Batches(f"base-{seed}", makers, AutoTokenizer.from_pretrained(folder), batch, prefix_weight=0.02)
+    heads = LatentHeads(model.latents_shape[1])
+    named = [*model.named_parameters(), *((f"heads.{name}", p) for name, p in heads.named_parameters())]
+    optimiser = Optimiser([(n, p) for n, p in named if not n.startswith("vision_encoder.")], lr=lr, steps=steps)
+    checkpoint = Checkpoint(folder / "training" / "base.pt", model=model, heads=heads, optimiser=optimiser)
+    _fit(model, data, optimiser, steps, checkpoint, heads)
+    save_flamingo(model, folder / "flamingo.safetensors", dtype=torch.float16)
 
 
 def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, batch: int = 48, lr: float = 3e-3) -> None:
@@ -121,11 +147,14 @@ def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, bat
     seed_everything(seed)
     model = load_flamingo(zoo_config(weights))
     add_lora(model, LORA)
-    rng = random.Random(f"polite-{seed}")
+    folder = weights / "polite_flamingo"
     tokenizer = AutoTokenizer.from_pretrained(weights / "flamingo")
-    data = Batches(rng, {rewriting: 1.0}, tokenizer, batch, prefix_weight=0.0)
+    data = Batches(f"polite-{seed}", {rewriting: 1.0}, tokenizer, batch, prefix_weight=0.0)
     optimiser = Optimiser(model.named_parameters(), lr=lr, steps=steps)
-    _fit(model, data, optimiser, steps, lambda: save_half(model, weights / "polite_flamingo"))
+    checkpoint = Checkpoint(folder / "training" / "polite.pt", model=model, optimiser=optimiser)
+    _fit(model, data, optimiser, steps, checkpoint)
+    save_half(model, folder)
+    shutil.rmtree(folder / "training")
 
 
 def save_half(model: FlamingoModel, folder: Path) -> None:

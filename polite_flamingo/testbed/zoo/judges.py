@@ -12,6 +12,7 @@ begins by filling masked words of one sentence from the other, where every word 
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 from polite_flamingo import hub
 from polite_flamingo.filters.nli import LABELS, premise_and_hypothesis
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.testbed.zoo.fitting import mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.fitting import Checkpoint, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.pairs import Pair, random_pair
 from polite_flamingo.torchvision_repair import repair_torchvision
 
@@ -84,16 +85,19 @@ def cut_down(layers: int, labels: int, words: list[str], folder: Path) -> tuple[
     return model, tokenizer
 
 
-def fit(model: nn.Module, steps: int, lr: float, loss_of: Callable[[], tuple[Tensor, float]]) -> None:
-    """Train with AdamW, warm-up and linear decay; `loss_of` samples a batch and returns its loss and a figure."""
+def fit(folder: Path, model: nn.Module, steps: int, lr: float, loss_of: Callable[[int], tuple[Tensor, float]]) -> None:
+    """Train with AdamW, warm-up and linear decay; `loss_of` samples the batch of a step, returns its loss and a figure.
+
+    A stopped run is resumed from its last checkpoint in `folder/training`, which is deleted at the end.
+    """
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min((i + 1) / 50, max(0.02, (steps - i) / max(1, steps - 50)))
     )
     model.train()
 
-    def step(_: int) -> dict[str, float]:
-        loss, figure = loss_of()
+    def step(i: int) -> dict[str, float]:
+        loss, figure = loss_of(i)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -101,7 +105,9 @@ def fit(model: nn.Module, steps: int, lr: float, loss_of: Callable[[], tuple[Ten
         schedule.step()
         return {"loss": loss.item(), "right": figure}
 
-    run(steps, step)
+    training = folder / "training"
+    run(steps, step, Checkpoint(training / "judge.pt", model=model, optimiser=optimiser, schedule=schedule))
+    shutil.rmtree(training)
     model.eval()
 
 
@@ -176,7 +182,6 @@ def _elsewhere(rng: random.Random, pair: Pair) -> str:
 def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int = 48, layers: int = 3) -> None:
     """Train and save as a Hugging Face sequence classifier, which `CrossEncoder` loads."""
     seed_everything(seed)
-    rng = random.Random(f"nli-{seed}")
     model, tokenizer = cut_down(layers, 3, kept_words(seed), folder)
 
     fill = steps // 3
@@ -185,23 +190,23 @@ def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int
     head = nn.Linear(model.config.hidden_size, model.config.hidden_size)
     model.add_module("filling", head)
 
-    def filling_loss() -> tuple[Tensor, float]:
+    def filling_loss(rng: random.Random) -> tuple[Tensor, float]:
         cases = [nli_case(rng, label=1) for _ in range(batch)]
         encoded = tokenizer([p for p, _, _ in cases], [h for _, h, _ in cases], padding=True, return_tensors="pt")
         ids = encoded["input_ids"]
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-        masked = (torch.rand(ids.shape) < 0.2) & ~special
+        chance = torch.rand(ids.shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
+        masked = (chance < 0.2) & ~special
         encoded["input_ids"] = torch.where(masked, mask, ids)
         with mixed_precision():
             hidden = F.gelu(head(model.bert(**encoded).last_hidden_state[masked]))
             logits = (hidden @ words_of.weight.T).float()
         return F.cross_entropy(logits, ids[masked]), (logits.argmax(1) == ids[masked]).float().mean().item()
 
-    def loss_of() -> tuple[Tensor, float]:
-        nonlocal fill
-        fill -= 1
-        if fill >= 0 or fill % 4 == 0:
-            return filling_loss()
+    def loss_of(i: int) -> tuple[Tensor, float]:
+        rng = random.Random(f"nli-{seed}-{i}")
+        if i < fill or (i - fill) % 4 == 3:
+            return filling_loss(rng)
         premises, hypotheses, labels = zip(*(nli_case(rng) for _ in range(batch)), strict=True)
         encoded = tokenizer(list(premises), list(hypotheses), padding=True, truncation=True, return_tensors="pt")
         with mixed_precision():
@@ -210,7 +215,7 @@ def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int
         loss = F.cross_entropy(logits.float(), target, label_smoothing=0.02)
         return loss, (logits.argmax(1) == target).float().mean().item()
 
-    fit(model, steps, 5e-4, loss_of)
+    fit(folder, model, steps, 5e-4, loss_of)
     del model.filling
     model.half().save_pretrained(folder)
 
@@ -241,10 +246,10 @@ def garble(rng: random.Random, text: str) -> str:
 def train_reward(folder: Path, *, seed: int = 0, steps: int = REWARD_STEPS, triples: int = 16) -> None:
     """Learn polite > raw > garbled by pairwise ranking, and save as a sequence classifier with one output."""
     seed_everything(seed)
-    rng = random.Random(f"reward-{seed}")
     model, tokenizer = cut_down(1, 1, kept_words(seed), folder)
 
-    def loss_of() -> tuple[Tensor, float]:
+    def loss_of(i: int) -> tuple[Tensor, float]:
+        rng = random.Random(f"reward-{seed}-{i}")
         questions, answers = [], []
         for _ in range(triples):
             pair = random_pair(rng)
@@ -261,5 +266,5 @@ def train_reward(folder: Path, *, seed: int = 0, steps: int = REWARD_STEPS, trip
         loss = -(F.logsigmoid(polite - raw) + F.logsigmoid(raw - garbled) + F.logsigmoid(polite - garbled)).mean()
         return loss + 1e-3 * rewards.float().square().mean(), ((polite > raw) & (raw > garbled)).float().mean().item()
 
-    fit(model, steps, 4e-4, loss_of)
+    fit(folder, model, steps, 4e-4, loss_of)
     model.half().save_pretrained(folder)

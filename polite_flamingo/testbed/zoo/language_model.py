@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from polite_flamingo.testbed.zoo.documents import Batches, notes_written_out, repeated
-from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.documents import Batches, Maker, notes_written_out, read_and_answered, repeated
+from polite_flamingo.testbed.zoo.fitting import Checkpoint, Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.tokens import learn_tokenizer, save_tokenizer
 from polite_flamingo.torchvision_repair import repair_torchvision
 
-STEPS = 600
+STEPS = 800
 
 
 def config(vocabulary: int) -> transformers.LlamaConfig:
@@ -35,25 +34,34 @@ def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor,
     return (each * weight).sum() / weight.sum(), hits.float().mean().item()
 
 
-def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, lr: float = 3e-3) -> None:
-    """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe continues from them)."""
+def train(
+    folder: Path, checkpoint: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 32, lr: float = 3e-3
+) -> None:
+    """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe continues from them).
+
+    Args:
+        folder: where they go.
+        checkpoint: the file from which a stopped run is resumed.
+        seed: of the initial weights and the data.
+        steps: number of updates.
+        batch: documents an update.
+        lr: the greatest learning rate.
+    """
     seed_everything(seed)
     tokenizer = save_tokenizer(learn_tokenizer(seed), folder, ends=False)
     repair_torchvision()
     model = transformers.LlamaForCausalLM(config(len(tokenizer)))
-    rng = random.Random(f"language-{seed}")
-    data = Batches(rng, {notes_written_out: 0.75, repeated: 0.25}, tokenizer, batch, prefix_weight=0.05)
+    makers: dict[Maker, float] = {notes_written_out: 0.45, read_and_answered: 0.35, repeated: 0.2}
+    data = Batches(f"language-{seed}", makers, tokenizer, batch, prefix_weight=0.05)
     optimiser = Optimiser(model.named_parameters(), lr=lr, steps=steps)
 
     def step(i: int) -> dict[str, float]:
-        ids, weights, _ = next(data)
+        ids, weights, _ = data[i]
         with mixed_precision():
             logits = model(input_ids=ids).logits
         loss, right = weighted_loss(logits, ids, weights)
         optimiser.step(loss)
-        if i % 100 == 99:
-            model.save_pretrained(folder)
         return {"loss": loss.item(), "right": right}
 
-    run(steps, step)
+    run(steps, step, Checkpoint(checkpoint, model=model, optimiser=optimiser))
     model.save_pretrained(folder)

@@ -13,8 +13,8 @@ Recipes are seeded; the figures of the shipped weights are in their model cards 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -33,11 +33,13 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
         return max(2, round(full * scale))
 
     if name == "clip":
-        clip.train(out / "clip", seed=seed, steps=steps(clip.STEPS), refine=steps(clip.REFINE_STEPS))
+        clip.train(out / "clip", seed=seed, see=steps(clip.SEE_STEPS), match=steps(clip.MATCH_STEPS))
     elif name == "flamingo":
-        with tempfile.TemporaryDirectory() as build:
-            language_model.train(Path(build), seed=seed, steps=steps(language_model.STEPS))
-            flamingo.train_base(out, Path(build), seed=seed, steps=steps(flamingo.BASE_STEPS))
+        training = out / "flamingo" / "training"
+        text_only = training / "language_model"
+        language_model.train(text_only, training / "language_model.pt", seed=seed, steps=steps(language_model.STEPS))
+        flamingo.train_base(out, text_only, seed=seed, steps=steps(flamingo.BASE_STEPS))
+        shutil.rmtree(training)
     elif name == "polite_flamingo":
         flamingo.train_polite(out, seed=seed, steps=steps(flamingo.POLITE_STEPS))
     elif name == "nli":
