@@ -1,11 +1,12 @@
-"""Repeat the paper's experiments on generated scenes with tiny models and three seeds, in half an hour on 2 cores.
+"""Repeat the paper's experiments on generated scenes with tiny models and five seeds, within an hour on 2 cores.
 
     polite-flamingo paper --profile profiles/tiny.yaml --out out/paper
 
 For each seed: samples conversations and annotations, distorts the former and trains Polite Flamingo on them, has it
 rewrite the latter (`build_pf1m`), trains Clever Flamingo in its three stages with all ablations beside it, trains the
-second generation, and asks every model about unseen scenes. Then OUT/report.html compares the measurements with what
-the paper says. After an interruption the same command resumes.
+second generation, and asks every model the same questions about unseen scenes. Then OUT/report.html says what follows
+for each of the paper's claims. After an interruption the same command resumes. More seeds make intervals narrower:
+--seeds 8 adds three to a folder that has five.
 
 Training runs have one process each and run side by side on Ray, one per core: they are too small to be divided.
 """
@@ -32,6 +33,7 @@ from polite_flamingo.rewriters.config import RewriterSection, decoding
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
+from polite_flamingo.testbed.paper.results import ROLES
 from ray_jobs import console, progress
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import running_ray
@@ -41,12 +43,16 @@ from ray_jobs.paper_steps import (
     Sizes,
     Training,
     answer,
+    fill_templates,
     judge_answers,
+    make_annotations,
     make_data,
+    make_exam,
     make_pairs,
+    make_variants,
     model_of,
     plan,
-    rewrite_sample,
+    rewrite_annotations,
     train,
 )
 from ray_jobs.resumable_job import Attempt, ResumableJob
@@ -69,11 +75,12 @@ class PaperConfig:
         training: the training stages.
         gpus: GPUs per training run.
         only: names of training runs; no others are trained but those they start from, and nothing is compared.
+        minutes: begin no further seed that would end after this many minutes, once there are two; 0 sets no limit.
         fresh: delete what an earlier run left and start over.
     """
 
     out: str = "out/paper"
-    seeds: int = 3
+    seeds: int = 5
     sizes: Sizes = field(default_factory=Sizes)
     rewriter: RewriterSection
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -83,6 +90,7 @@ class PaperConfig:
     training: TrainingConfig
     gpus: float = 0.0
     only: tuple[str, ...] = ()
+    minutes: float = 0.0
     fresh: bool = False
 
     def __post_init__(self) -> None:
@@ -112,22 +120,41 @@ def paper(config: PaperConfig) -> None:
     out, job = Path(config.out), job_of(config)
     with job.locked(fresh=config.fresh), job.attempt() as attempt:
         with running_ray(config.pools.needs()), _steps(config, attempt) as steps:
-            _rewriters(config, out, steps)
-            for seed in range(config.seeds):
-                build(_building(config, _seed(out, seed)))
-                steps.done(f"seed {seed}: PF-mini")
-            _tuning(config, out, steps)
-            if not config.only:
-                _judging(config, out, steps)
+            seeds = _repeat(config, out, steps, attempt)
         run = attempt.note()
         if config.only:
             print(f"models  {out}/seed-*/runs/*/model ({run.seconds['wall'] / 60:.0f} minutes in all)")
             return
-        results = collect(out, range(config.seeds), config.distortion.speaker, run)
+        results = collect(out, range(seeds), config.distortion.speaker, run)
         write_atomically(out / "results.json", json.dumps(results.to_json()))
         write_atomically(out / "results.md", to_markdown(results))
         write_paper(results, out / "report.html")
-    print(f"report  {out / 'report.html'} ({run.seconds['wall'] / 60:.0f} minutes in all)")
+    print(f"report  {out / 'report.html'} ({seeds} seeds, {run.seconds['wall'] / 60:.0f} minutes in all)")
+
+
+def _repeat(config: PaperConfig, out: Path, steps: _Steps, attempt: Attempt) -> int:
+    """Run one seed after the other, and return how many: all of them, or those that `minutes` leave time for.
+
+    While a seed's models are tuned, the next one's rewriter is trained, so that no core waits.
+    """
+    if not config.only:
+        _shared(config, out, steps)
+    first = 0.0
+    _rewriter(config, _seed(out, 0), 0, steps)
+    for seed in range(config.seeds):
+        steps.finish()
+        home = _seed(out, seed)
+        build(_building(config, home))
+        steps.done(f"seed {seed}: PF-mini")
+        now = attempt.note().seconds["wall"]
+        first = first or now
+        later = now + 2 * (now - first) / max(1, seed)  # the rest of this seed and the next one take two at most
+        _tuning(config, home, seed, steps)
+        if seed + 1 == config.seeds or (seed > 0 and 0 < config.minutes < later / 60):
+            steps.finish()
+            return seed + 1
+        _rewriter(config, _seed(out, seed + 1), seed + 1, steps)
+    raise AssertionError("there is at least one seed")
 
 
 def _seed(out: Path, seed: int) -> Path:
@@ -135,8 +162,8 @@ def _seed(out: Path, seed: int) -> Path:
 
 
 def job_of(config: PaperConfig) -> ResumableJob:
-    """Return the job; its hash leaves out the number of seeds, as seeds may be added to a folder."""
-    resolved = to_yaml(replace(config, fresh=False, out="", seeds=1))
+    """Return the job; its hash leaves out the number of seeds and minutes, as seeds may be added to a folder."""
+    resolved = to_yaml(replace(config, fresh=False, out="", seeds=1, minutes=0.0))
     models = model_fingerprints(
         replace(config.rewriter, kind="flamingo", flamingo=config.training.base), config.scoring
     )
@@ -145,7 +172,7 @@ def job_of(config: PaperConfig) -> ResumableJob:
         identity=hashlib.sha256(f"{resolved}{json.dumps(models)}".encode()).hexdigest()[:12],
         models=models,
         config=resolved,
-        outputs=("seed-*", "run.json"),
+        outputs=("seed-*", "shared", "run.json"),
     )
 
 
@@ -202,25 +229,36 @@ def _work(result: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 @contextmanager
 def _steps(config: PaperConfig, attempt: Attempt) -> Iterator[_Steps]:
-    runs = config.runs(Path())
-    asked = 0 if config.only else sum(run.answers for run in runs) + 1
-    # data and pairs, PF-mini, both generations' rewrites and the verdict; then the runs and the answers
-    total = config.seeds * (3 + (0 if config.only else 3) + len(runs) + asked)
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
+    each = 3 + len(config.runs(Path()))  # data, pairs, PF-mini and the runs
+    if not config.only:
+        each += 1 + 2 + (len(ROLES) - 1) + 1  # variants, both generations' rewrites, answers, verdict
+    total = config.seeds * each + (0 if config.only else 4)
+    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}, about {remaining} left{postfix}"
     with progress.bar(total, form) as bar:
         yield _Steps(bar, attempt, config.gpus)
 
 
-def _rewriters(config: PaperConfig, out: Path, steps: _Steps) -> None:
-    """Make data, pairs, and the first generation of the rewriter."""
-    for seed in range(config.seeds):
-        home, name = _seed(out, seed), f"seed {seed}"
-        complete, stats = home / "data" / "complete.json", home / "pairs" / "stats.json"
-        data = steps.start(f"{name}: data", [], complete, make_data, home / "data", config.sizes, seed)
-        pairs = steps.start(f"{name}: pairs", [data], stats, make_pairs, home, config.distortion, seed)
-        polite = next(run for run in config.runs(home) if run.name == "polite")
-        _train(config, home, polite, f"{name}: polite", [pairs], seed, steps)
+def _shared(config: PaperConfig, out: Path, steps: _Steps) -> None:
+    """Make what every seed shares: the questions, the annotations to rewrite, and what no training changes."""
+    shared = (out / "shared").absolute()
+    asked = shared / "exam"
+    exam = steps.start("questions", [], shared / "exam.json", make_exam, asked, config.sizes)
+    base = RewriterConfig(flamingo=config.training.base, **decoding(config.rewriter))
+    steps.start("base answers", [exam], shared / "base.json", answer, asked, "base", base)
+    folder = shared / "annotations"
+    made = steps.start("annotations", [], shared / "annotations.json", make_annotations, folder, config.sizes)
+    steps.start("templates", [made], shared / "template.json", fill_templates, folder, config.scoring)
     steps.finish()
+
+
+def _rewriter(config: PaperConfig, home: Path, seed: int, steps: _Steps) -> None:
+    """Make data, pairs, and the first generation of the rewriter."""
+    name = f"seed {seed}"
+    complete, stats = home / "data" / "complete.json", home / "pairs" / "stats.json"
+    data = steps.start(f"{name}: data", [], complete, make_data, home / "data", config.sizes, seed)
+    pairs = steps.start(f"{name}: pairs", [data], stats, make_pairs, home, config.distortion, seed)
+    polite = next(run for run in config.runs(home) if run.name == "polite")
+    _train(config, home, polite, f"{name}: polite", [pairs], seed, steps)
 
 
 def _train(
@@ -242,40 +280,32 @@ def _building(config: PaperConfig, home: Path) -> BuildConfig:
     )
 
 
-def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
-    """Train everything that starts from PF-mini, and let the models that are compared answer."""
-    for seed in range(config.seeds):
-        home = _seed(out, seed)
+def _tuning(config: PaperConfig, home: Path, seed: int, steps: _Steps) -> None:
+    """Train everything that starts from PF-mini, let the models that are compared answer, and judge the answers."""
+    if config.only:
         done: dict[str, list[Any]] = {"": [], "polite": []}
-        for run in config.runs(home):
-            title = f"seed {seed}: {run.name}"
-            if run.name not in done:
-                done[run.name] = [_train(config, home, run, title, done[run.start], seed, steps)]
-            if config.only:
-                continue
-            needs = done[run.name]
-            model = RewriterConfig(flamingo=model_of(home, run.name), **decoding(config.rewriter))
-            if run.answers:
-                steps.start(f"{title} answers", needs, home / "answers" / f"{run.name}.json", answer, home, model)
-            if run.stage in ("polite", "polite-gen2"):
-                result = home / "generations" / f"{run.name}.json"
-                steps.start(
-                    f"{title} rewrites", needs, result, rewrite_sample, home, config.sizes, model, config.scoring
-                )
+    else:
+        varied = steps.start(f"seed {seed}: variants", [], home / "variants" / "complete.json", make_variants, home)
+        done = {"": [varied], "polite": []}
+    shared, answers = home.parent / "shared", []
+    for run in config.runs(home):
+        title = f"seed {seed}: {run.name}"
+        if run.name not in done:
+            done[run.name] = [_train(config, home, run, title, done[run.start], seed, steps)]
         if config.only:
             continue
-        base = RewriterConfig(flamingo=config.training.base, **decoding(config.rewriter))
-        steps.start(f"seed {seed}: base answers", [], home / "answers" / "base.json", answer, home, base)
-    steps.finish()
-
-
-def _judging(config: PaperConfig, out: Path, steps: _Steps) -> None:
-    """Judge all answers."""
-    names = ["base", *(run.name for run in plan(Path(), config.training) if run.answers)]
-    for seed in range(config.seeds):
-        home = _seed(out, seed)
-        steps.start(f"seed {seed}: verdict", [], home / "judged.json", judge_answers, home, names, config.scoring)
-    steps.finish()
+        needs = done[run.name]
+        model = RewriterConfig(flamingo=model_of(home, run.name), **decoding(config.rewriter))
+        for role in run.roles:
+            result = home / "answers" / f"{role}.json"
+            asked = (shared / "exam", role, model)
+            answers.append(steps.start(f"seed {seed}: {role} answers", needs, result, answer, *asked))
+        if run.stage in ("polite", "polite-gen2"):
+            result, folder = home / "generations" / f"{run.name}.json", shared / "annotations"
+            steps.start(f"{title} rewrites", needs, result, rewrite_annotations, folder, model, config.scoring)
+    if not config.only:
+        judged = home / "judged.json"
+        steps.start(f"seed {seed}: verdict", answers, judged, judge_answers, home, config.sizes, config.scoring)
 
 
 main = partial(console.run, "paper", __doc__, PaperConfig, paper)

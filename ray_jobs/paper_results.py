@@ -22,10 +22,24 @@ from polite_flamingo.testbed.paper.results import (
     example_of,
     rewrite_of,
 )
-from polite_flamingo.testbed.shapes.evaluation_sets import SETS
 from ray_jobs.paper_steps import read_answers, samples_of
 
-GENERATIONS: dict[Generation, str] = {"first": "polite", "second": "polite_gen2"}
+GENERATIONS: dict[Generation, str] = {
+    "first": "generations/polite.json", "second": "generations/polite_gen2.json", "template": "../shared/template.json",
+}  # fmt: skip
+"""Where each generation's rewrites are, from the folder of a seed."""
+
+SETS: dict[str, HeldOut] = {
+    "in": HeldOut(domain="in", task="vqa", title="questions of the kinds that tuning shows; one in eight asks why"),
+    "described": HeldOut(domain="in", task="captioning", title="descriptions"),
+    "changes": HeldOut(domain="in", task="change_captioning", title="changes between two pictures"),
+    "out": HeldOut(
+        domain="out", task="vqa", title="questions of kinds that tuning leaves out, and scenes of five or six things"
+    ),
+    "text": HeldOut(domain="text", task="text", title="reading a text, knowledge of shapes, notes put politely"),
+}
+"""The parts of the exam (`shapes.exam`)."""
+
 SHOWN = 2
 """Samples of each held-out set, and of each dataset of annotations, that the report shows, from the first seed."""
 
@@ -41,30 +55,26 @@ CAVEATS = (
     "the reward model prefers the wording of the good responses.",
     "All models start from one shipped base, so seeds differ in scenes, distortions, order and fresh weights, not in "
     "what the base has learnt.",
-    "Out of domain means not seen in training on images: the shipped base has seen every kind of question, texts ask "
-    "all of them, and one hard scene in 25 is as crowded as those of the crowded set.",
+    "Out of domain means not seen in tuning on images: the shipped base has seen every kind of question and scenes of "
+    "up to six things, and texts ask all kinds.",
+    "Coarse pictures have 64 instead of 96 pixels and are enlarged for the same tower, which is not the paper's change "
+    "of the tower's own resolution.",
 )
 
 
 def collect(out: Path, seeds: Iterable[int], speaker: str, run: RunInfo) -> PaperResults:
     """Read every result under `out`."""
     first = out / "seed-0"
-    held_out = samples_of(first / "data" / "evaluation")
-    tasks = {sample.dataset: sample.task for sample in held_out}
-    sets = {
-        name: HeldOut(domain=domain, task=tasks[name], title=title)
-        for name, (domain, title) in SETS.items()
-        if name in tasks
-    }
+    asked = samples_of(out / "shared" / "exam")
     return PaperResults(
         run=run,
         minutes=run.seconds["wall"] / 60,
         hardware=hardware(),
         speaker=SPEAKERS[speaker],
         roles={role: role for role in ROLES},
-        sets=sets,
+        sets=SETS,
         seeds=tuple(_seed(out / f"seed-{seed}", seed) for seed in seeds),
-        examples=(*_rewritten(first), *_answered(first, held_out)),
+        examples=(*_rewritten(first), *_answered(first, asked)),
         caveats=CAVEATS,
     )
 
@@ -74,10 +84,7 @@ def _seed(home: Path, number: int) -> Seed:
     return Seed(
         number=number,
         judged=Judged.from_json(_read(home / "judged.json")),
-        rewrites={
-            generation: tuple(map(rewrite_of, _read(home / "generations" / f"{name}.json")))
-            for generation, name in GENERATIONS.items()
-        },
+        rewrites={generation: tuple(map(rewrite_of, _read(home / file))) for generation, file in GENERATIONS.items()},
         counts={
             "rewriting pairs": pairs["pairs"],
             "annotations": kept["rows_in"],
@@ -89,12 +96,16 @@ def _seed(home: Path, number: int) -> Seed:
 
 
 def _rewritten(home: Path) -> list[Example]:
-    """Pick annotations, each with the rewrites of both generations."""
-    texts = {g: {row["key"]: row["rewritten"] for row in _read(home / "generations" / f"{name}.json")}
-             for g, name in GENERATIONS.items()}  # fmt: skip
-    there = [s for s in samples_of(home / "data" / "annotations") if all(s.key in found for found in texts.values())]
+    """Pick annotations, each with the rewrites of both generations and the template's."""
+    names = {"first": "first generation", "second": "second generation", "template": "by template"}
+    texts = {
+        names[generation]: {row["key"]: row["rewritten"] for row in _read(home / file)}
+        for generation, file in GENERATIONS.items()
+    }
+    every = samples_of(home.parent / "shared" / "annotations")
+    there = [sample for sample in every if all(sample.key in found for found in texts.values())]
     return [
-        example_of(sample, "rewritten", {f"{g} generation": found[sample.key] for g, found in texts.items()})
+        example_of(sample, "rewritten", {name: found[sample.key] for name, found in texts.items()})
         for sample in _some(there)
     ]
 
@@ -103,7 +114,7 @@ def _answered(home: Path, held_out: list[Sample]) -> list[Example]:
     """Pick held-out questions, each with the answers of every model."""
     said = {role: read_answers(home, role) for role in ROLES}
     return [
-        example_of(sample, "answered", {role: found.get(sample.key, "") for role, found in said.items()})
+        example_of(sample, "answered", {r: found[sample.key] for r, found in said.items() if sample.key in found})
         for sample in _some(held_out)
     ]
 

@@ -1,8 +1,11 @@
 """The steps of `make paper`: plain functions. Each returns JSON, which `paper.py` writes last: then the step is done.
 
-    OUT/seed-0/data/       shards: llava, text, annotations, evaluation; complete.json
+    OUT/shared/exam/, annotations/  what every seed's models are asked, and rewrite; exam.json, annotations.json
+    OUT/shared/base.json, template.json, judged.json  what no seed changes: the base's answers, the templates' texts
+    OUT/seed-0/data/       shards: llava, text, annotations; complete.json
     OUT/seed-0/pairs/      distorted responses with their originals; stats.json
     OUT/seed-0/pf1m/       what build_pf1m leaves
+    OUT/seed-0/variants/   shards: coarse pictures of both, PF-mini's annotations by template; complete.json
     OUT/seed-0/runs/NAME/  one stage of training: checkpoints/, model/, tally.json
     OUT/seed-0/answers/NAME.json, generations/NAME.json, judged.json
 
@@ -13,12 +16,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.evaluation.judging import RAW
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
@@ -27,17 +31,15 @@ from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import read_shard, write_shard
-from polite_flamingo.testbed.paper.results import ROLES
+from polite_flamingo.testbed.paper.results import ROLES, Role
+from polite_flamingo.testbed.paper.variants import by_template, coarse, first_picture
+from polite_flamingo.testbed.shapes.exam import Part, exam
 from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
 
 SAMPLES_A_SHARD = 100
 TEN_PERCENT = 0.1
 """Share of PF-1M in stages 1 and 3 ([PF], section 4)."""
-
-TEXT_EPOCHS = 3
-"""Epochs of the model that the alignment tax is measured against: text is a third of stage 1's mixture, and a model
-that has learnt less than the others would hide their tax."""
 
 CAPTIONS_AND_BOXES = 100.0
 """Share of this kind of distortion, beside 209 and 77 of the others. It fits only detailed descriptions, a fifth of the
@@ -51,14 +53,43 @@ class Sizes:
     Attributes:
         annotations: raw samples of each of the seven datasets that become PF-mini.
         conversations: good responses of each of five sources.
-        evaluation: unseen samples of each evaluation set.
-        generations: annotations that both generations of the rewriter rewrite.
+        questions: unseen questions of each set that models answer: in domain, out of domain, without a picture.
+        changes: unseen pairs of pictures.
+        descriptions: unseen pictures to describe.
+        rewritten: unseen annotations of each of the seven datasets that both generations of the rewriter rewrite.
     """
 
-    annotations: int = 300
-    conversations: int = 300
-    evaluation: int = 45
-    generations: int = 250
+    annotations: int = 240
+    conversations: int = 240
+    questions: int = 1000
+    changes: int = 300
+    descriptions: int = 120
+    rewritten: int = 40
+
+    def parts(self) -> dict[Part, int]:
+        """Return the number of items of each part of the exam."""
+        return {
+            "in": self.questions, "out": self.questions, "text": self.questions, "changes": self.changes,
+            "described": self.descriptions,
+        }  # fmt: skip
+
+
+PARTS_OF: dict[Role, tuple[Part, ...]] = {
+    "base": ("in", "out", "text", "changes", "described"),
+    "text_only": ("text",),
+    "stage_1": ("in", "out", "text"),
+    "stage_2": ("in", "out"),
+    "clever": ("in", "out", "text", "changes", "described"),
+    "first_only": ("changes",),
+    "raw": ("in", "out", "text", "changes", "described"),
+    "direct": ("in", "out"),
+    "unfrozen": ("in", "out"),
+    "twice": ("in", "out"),
+    "tower": ("in", "out"),
+    "coarse": ("in", "out"),
+    "template": ("in", "out", "described"),
+}
+"""What each model is asked: what its claims and its row of a table need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +111,10 @@ class Training:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def answers(self) -> bool:
-        """Whether the model answers the held-out sets, because it appears in the paper's tables."""
-        return self.name in ROLES
+    def roles(self) -> tuple[Role, ...]:
+        """The roles in which the model answers the exam."""
+        played: tuple[Role, ...] = tuple(role for role in ROLES if role == self.name)
+        return (*played, "first_only") if self.name == "clever" else played
 
 
 def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
@@ -91,41 +123,49 @@ def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
     text = Ingredient(shards=str(data / "text"))
     llava = Ingredient(shards=str(data / "llava"))
 
-    def chat(response: Any) -> dict[str, Ingredient]:
+    variants = seed_folder / "variants"
+
+    def chat(response: Any, pf: str = pf, llava: Ingredient = llava) -> dict[str, Ingredient]:
         return {"text": text, "llava": llava, "pf": Ingredient(shards=pf, fraction=TEN_PERCENT, response=response)}
 
-    def annotated(response: Any) -> dict[str, Ingredient]:
+    def annotated(response: Any, pf: str = pf) -> dict[str, Ingredient]:
         return {"pf": Ingredient(shards=pf, response=response)}
 
     pairs = {"pairs": Ingredient(shards=str(seed_folder / "pairs"), protocol="rewriting")}
     polite, raw = chat("rewritten"), chat("raw")
+    coarse, by_template = str(variants / "coarse_pf"), str(variants / "template")
+    coarse_chat = chat("rewritten", coarse, Ingredient(shards=str(variants / "coarse_llava")))
     second = training.stages.clever_2
+
+    def ablation(
+        name: str, start: str, data: dict[str, Ingredient], last: Any = polite, **changes: Any
+    ) -> list[Training]:
+        """Return stages 2 and 3 with something changed."""
+        return [
+            Training(name=f"{name}_2", stage="clever-2", start=start, data=data, changes=changes),
+            Training(name=name, stage="clever-3", start=f"{name}_2", data=last),
+        ]
+
+    rewritten = annotated("rewritten")
     return [
         Training(name="polite", stage="polite", start="", data=pairs),
-        Training(
-            name="text_only", stage="clever-1", start="", data={"text": text},
-            changes={"epochs": TEXT_EPOCHS * training.stages.clever_1.epochs},
-        ),
+        # the alignment tax is measured against a model that has seen the same texts as often
+        Training(name="text_1", stage="clever-1", start="", data={"text": text}),
+        Training(name="text_only", stage="clever-3", start="text_1", data={"text": text}),
         Training(name="stage_1", stage="clever-1", start="", data=polite),
-        Training(name="stage_2", stage="clever-2", start="stage_1", data=annotated("rewritten")),
+        Training(name="stage_2", stage="clever-2", start="stage_1", data=rewritten),
         Training(name="clever", stage="clever-3", start="stage_2", data=polite),
         Training(name="raw_1", stage="clever-1", start="", data=raw),
-        Training(name="raw_2", stage="clever-2", start="raw_1", data=annotated("raw")),
-        Training(name="raw", stage="clever-3", start="raw_2", data=raw),
-        Training(name="direct_2", stage="clever-2", start="", data=annotated("rewritten")),
-        Training(name="direct", stage="clever-3", start="direct_2", data=polite),
-        Training(
-            name="unfrozen_2", stage="clever-2", start="stage_1", data=annotated("rewritten"),
-            changes={"tune": ("lora", *second.tune)},
-        ),
-        Training(name="unfrozen", stage="clever-3", start="unfrozen_2", data=polite),
-        Training(
-            name="twice_2", stage="clever-2", start="stage_1", data=annotated("rewritten"),
-            changes={"epochs": 2 * second.epochs},
-        ),
-        Training(name="twice", stage="clever-3", start="twice_2", data=polite),
+        *ablation("raw", "raw_1", annotated("raw"), raw),
+        *ablation("direct", "", rewritten),
+        *ablation("unfrozen", "stage_1", rewritten, tune=("lora", *second.tune)),
+        *ablation("twice", "stage_1", rewritten, epochs=2 * second.epochs),
+        *ablation("tower", "stage_1", rewritten, tune=("vision_encoder", *second.tune)),
+        *ablation("coarse", "stage_1", annotated("rewritten", coarse), coarse_chat),
+        Training(name="template_1", stage="clever-1", start="", data=chat("rewritten", by_template)),
+        *ablation("template", "template_1", annotated("rewritten", by_template), chat("rewritten", by_template)),
         Training(name="polite_gen2", stage="polite-gen2", start="clever", data=pairs),
-    ]  # fmt: skip
+    ]
 
 
 def make_data(folder: Path, sizes: Sizes, seed: int) -> dict[str, list[str]]:
@@ -134,7 +174,7 @@ def make_data(folder: Path, sizes: Sizes, seed: int) -> dict[str, list[str]]:
     Returns:
         Where the annotations for captions and boxes are.
     """
-    from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, write_evaluation
+    from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT
     from polite_flamingo.testbed.shapes.instruct import write_instruct
     from polite_flamingo.testbed.shapes.write import write_raw
 
@@ -144,14 +184,47 @@ def make_data(folder: Path, sizes: Sizes, seed: int) -> dict[str, list[str]]:
     raw = write_raw(folder / "raw" / "annotations", samples=sizes.annotations, seed=seed, held_out=HELD_OUT)
     for name, options in raw.items():
         _ingest(name, options, folder / "annotations")
-    unseen = write_evaluation(folder / "raw" / "evaluation", samples=sizes.evaluation, seed=seed)
-    for name, found in unseen.items():
-        _ingest(name, found.options, folder / "evaluation")
     return {"annotations": [str(said.captions), str(said.instances)]}
 
 
 def _ingest(source: str, options: SourceOptions, out: Path) -> None:
     ingest(IngestConfig(source=source, options=options, out=out, samples_per_shard=SAMPLES_A_SHARD, fresh=True))
+
+
+def make_exam(folder: Path, sizes: Sizes) -> dict[str, int]:
+    """Write what every seed's models are asked into folder/*.tar; return the number of items of each part."""
+    for part, size in sizes.parts().items():
+        _save(folder, part, [item.sample for item in exam(part, size)])
+    return {str(part): size for part, size in sizes.parts().items()}
+
+
+def make_annotations(folder: Path, sizes: Sizes) -> dict[str, int]:
+    """Write the unseen annotations that every seed's rewriters rewrite into folder/*.tar."""
+    from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT
+    from polite_flamingo.testbed.shapes.write import write_raw
+
+    raw = write_raw(
+        folder / "raw", samples=sizes.rewritten, seed="annotations for all", damage=False, held_out=HELD_OUT
+    )
+    for name, options in raw.items():
+        _ingest(name, options, folder)
+    return {"annotations": len(samples_of(folder))}
+
+
+def make_variants(seed_folder: Path) -> dict[str, int]:
+    """Write coarse pictures of PF-mini and of the conversations, and PF-mini's annotations by template."""
+    kept = samples_of(seed_folder / "pf1m" / "pf1m")
+    folder = seed_folder / "variants"
+    _save(folder / "coarse_pf", "pf", map(coarse, kept))
+    _save(folder / "coarse_llava", "llava", map(coarse, samples_of(seed_folder / "data" / "llava")))
+    _save(folder / "template", "pf", (replace(sample, rewritten=by_template(sample)) for sample in kept))
+    return {"PF-mini": len(kept)}
+
+
+def _save(folder: Path, name: str, samples: Iterable[Sample]) -> None:
+    rows = list(samples)
+    for number, start in enumerate(range(0, len(rows), SAMPLES_A_SHARD)):
+        write_shard(folder / f"{name}-{number:03d}.tar", rows[start : start + SAMPLES_A_SHARD])
 
 
 def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> dict[str, Any]:
@@ -168,8 +241,7 @@ def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> dict[s
     rows = [row for name in ("llava", "text") for row in _rows(seed_folder / "data" / name)]
     made = distort(rows, config)
     pairs = [row for row in made if isinstance(row, Sample)]
-    for number, start in enumerate(range(0, len(pairs), SAMPLES_A_SHARD)):
-        write_shard(seed_folder / "pairs" / f"pairs-{number:03d}.tar", pairs[start : start + SAMPLES_A_SHARD])
+    _save(seed_folder / "pairs", "pairs", pairs)
     kinds = Counter(pair.provenance["distortion"]["kind"] for pair in pairs)
     return {"pairs": len(pairs), "failed": len(made) - len(pairs), "kinds": kinds}
 
@@ -198,45 +270,60 @@ def model_of(seed_folder: Path, name: str) -> FlamingoConfig:
     return FlamingoConfig(folder=str(seed_folder / "runs" / name / "model"))
 
 
-def answer(seed_folder: Path, config: RewriterConfig) -> dict[str, str]:
-    """Let a model answer every evaluation sample; return key -> text."""
+def answer(exam_folder: Path, role: Role, config: RewriterConfig) -> dict[str, str]:
+    """Let a model answer the parts of the exam that its role needs; return key -> text."""
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
-    samples = samples_of(seed_folder / "data" / "evaluation")
+    seen: Callable[[Sample], Sample] = {"coarse": coarse, "first_only": first_picture}.get(role, lambda sample: sample)
+    samples = [seen(sample) for sample in samples_of(exam_folder) if sample.dataset in PARTS_OF[role]]
     texts = Rewriter(config, prompt=chatting).texts(samples)
     answered = zip(samples, texts, strict=True)
     return {sample.key: text for sample, text in answered if not isinstance(text, BadSample)}
 
 
-def read_answers(seed_folder: Path, name: str) -> dict[str, str]:
-    """Read what `answer` returned for a model."""
-    answers: dict[str, str] = json.loads((seed_folder / "answers" / f"{name}.json").read_text(encoding="utf-8"))
+def read_answers(seed_folder: Path, role: Role) -> dict[str, str]:
+    """Read what `answer` returned for a role; no seed changes the base."""
+    file = seed_folder.parent / "shared" / "base.json" if role == "base" else seed_folder / "answers" / f"{role}.json"
+    answers: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
     return answers
 
 
-def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfig) -> dict[str, Any]:
-    """Score the answers of these models; return `Judged` as JSON types."""
+def judge_answers(seed_folder: Path, sizes: Sizes, scoring: ScoringConfig) -> dict[str, Any]:
+    """Score all answers; return `Judged` as JSON types, with the exact check as the metric "right"."""
     from polite_flamingo.evaluation.judging import Judges, judge
 
-    samples = samples_of(seed_folder / "data" / "evaluation")
-    responses = {name: read_answers(seed_folder, name) for name in names}
-    return judge(samples, responses, Judges(scoring), by="dataset").to_json()
+    items = [item for part, size in sizes.parts().items() for item in exam(part, size)]
+    responses: dict[str, dict[str, str]] = {role: read_answers(seed_folder, role) for role in ROLES}
+    judged = judge([item.sample for item in items], responses, Judges(scoring), by="dataset")
+    for name, texts in ({RAW: {item.sample.key: item.sample.response for item in items}} | responses).items():
+        judged.scores[name]["right"] = [
+            float(item.right(texts[item.sample.key])) if item.sample.key in texts else None for item in items
+        ]
+    return judged.to_json()
 
 
-def rewrite_sample(
-    seed_folder: Path, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig
-) -> list[dict[str, Any]]:
-    """Rewrite and score some annotations with a generation of the rewriter; return a record for each."""
-    from polite_flamingo.filters.scorer import Scorer
+def rewrite_annotations(folder: Path, config: RewriterConfig, scoring: ScoringConfig) -> list[dict[str, Any]]:
+    """Let a generation of the rewriter rewrite the unseen annotations, and score them; return a record for each."""
     from polite_flamingo.rewriters.flamingo import Rewriter
 
-    every = samples_of(seed_folder / "data" / "annotations")
-    samples = every[:: max(1, len(every) // sizes.generations)][: sizes.generations]
-    texts = Rewriter(config).texts(samples)
+    samples = samples_of(folder)
+    return _scored(samples, Rewriter(config).texts(samples), scoring)
+
+
+def fill_templates(folder: Path, scoring: ScoringConfig) -> list[dict[str, Any]]:
+    """Write the unseen annotations by template, and score them like `rewrite_annotations`."""
+    samples = samples_of(folder)
+    return _scored(samples, [by_template(sample) for sample in samples], scoring)
+
+
+def _scored(
+    samples: Sequence[Sample], texts: Sequence[str | BadSample], scoring: ScoringConfig
+) -> list[dict[str, Any]]:
+    from polite_flamingo.filters.scorer import Scorer
+
     rewritten = [replace(s, rewritten=t) for s, t in zip(samples, texts, strict=True) if not isinstance(t, BadSample)]
-    scored = Scorer(scoring).score(rewritten)
     return [
         {"key": s.key, "dataset": s.dataset, "task": s.task, "raw": s.response, "rewritten": s.rewritten, **found}
-        for s, found in zip(rewritten, scored, strict=True)
+        for s, found in zip(rewritten, Scorer(scoring).score(rewritten), strict=True)
         if not isinstance(found, BadSample)
     ]

@@ -88,10 +88,15 @@ class TrainingLoop:
     def _empty(self) -> Tensor:
         """Return zeros in the shape of one image's features, for slots without an image."""
         latents, width = self.model.latents_shape
-        weight = next(self.model.vision_encoder.parameters())
-        patches = self.model.vision_encoder.positional_embedding.shape[0] - 1  # the class token is not a patch
-        shape = (latents, width) if self.features.latents else (1, patches, width)
-        return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        tower = self.model.vision_encoder
+        weight = next(tower.parameters())
+        patches = tower.positional_embedding.shape[0] - 1  # the class token is not a patch
+        shapes = {
+            "latents": (latents, width),
+            "patch tokens": (1, patches, width),
+            "pixels": (1, 3, *tower.image_size),
+        }
+        return torch.zeros(shapes[self.features.kind], dtype=weight.dtype, device=weight.device)
 
     def _resume(self) -> None:
         if self.ranks.rank == 0:

@@ -34,7 +34,8 @@ class Batch:
         loss_mask_BS: whether predicting this token is supervised.
         image_numbers_BS: number of the image that the position sees (1 is the row's first), 0 for none.
         sample_index_BS: index of the token's sample in its row, -1 in the padding.
-        vision: latents (B, T, L, D) or patch tokens (B, T, 1, V, D); slots without an image are zero.
+        vision: latents (B, T, L, D), patch tokens (B, T, 1, V, D) or pixels (B, T, 1, 3, H, W); slots without an image
+            are zero.
         broken: samples whose image did not decode; their tokens carry no loss.
     """
 

@@ -15,7 +15,7 @@ from polite_flamingo.storage.run_info import read_run, write_run
 from polite_flamingo.testbed.paper.results import ROLES
 from ray_jobs import console
 from ray_jobs.paper import PaperConfig, job_of, paper
-from ray_jobs.paper_steps import plan
+from ray_jobs.paper_steps import PARTS_OF, plan
 from ray_jobs.resumable_job import with_work
 
 TINY = str(Path(__file__).parents[2] / "profiles" / "tiny.yaml")
@@ -31,7 +31,7 @@ def test_every_run_starts_from_one_before_it_and_every_role_is_played(config: Pa
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)
     assert all(run.start == "" or run.start in names[:place] for place, run in enumerate(runs))
-    assert {run.name for run in runs if run.answers} | {"base"} == set(ROLES)
+    assert {role for run in runs for role in run.roles} | {"base"} == set(ROLES) == set(PARTS_OF)
 
 
 def test_ablations_differ_from_the_recipe_in_what_they_are_called_after(config: PaperConfig) -> None:
@@ -41,9 +41,21 @@ def test_ablations_differ_from_the_recipe_in_what_they_are_called_after(config: 
     assert runs["direct_2"].data == runs["stage_2"].data and runs["direct_2"].start == ""
     assert runs["unfrozen_2"].changes == {"tune": ("lora", "perceiver", "cross_attention")}
     assert runs["twice_2"].changes == {"epochs": 2 * config.training.stages.clever_2.epochs}
-    assert {runs[name].start for name in ("stage_2", "unfrozen_2", "twice_2")} == {"stage_1"}
+    assert runs["tower_2"].changes == {"tune": ("vision_encoder", "perceiver", "cross_attention")}
+    varied = ("stage_2", "unfrozen_2", "twice_2", "tower_2", "coarse_2")
+    assert {runs[name].start for name in varied} == {"stage_1"}
     assert runs["clever"].data["pf"].fraction == 0.1 and polite.fraction == 1.0
-    assert set(runs["text_only"].data) == {"text"}
+    for one, other in (("text_1", "stage_1"), ("text_only", "clever")):
+        assert runs[one].data == {"text": runs[other].data["text"]} and runs[one].stage == runs[other].stage
+        assert not runs[one].changes, "the text-only model sees as much text"
+
+
+def test_only_some_runs_are_trained_with_those_they_start_from(config: PaperConfig) -> None:
+    chosen = replace(config, only=("raw",)).runs(Path("seed"))
+    assert [run.name for run in chosen] == ["polite", "raw_1", "raw_2", "raw"]
+    assert len(config.runs(Path("seed"))) == len(plan(Path("seed"), config.training))
+    with pytest.raises(ValueError, match="no training run is called rawer; there are polite"):
+        replace(config, only=("rawer",))
 
 
 def test_a_folder_of_another_configuration_is_refused_and_seeds_may_be_added(config: PaperConfig) -> None:
@@ -52,7 +64,7 @@ def test_a_folder_of_another_configuration_is_refused_and_seeds_may_be_added(con
         first = attempt.note()
     with job_of(replace(config, seeds=5)).locked():
         assert job_of(replace(config, seeds=5)).run().started == first.started
-    fewer = replace(config, sizes=replace(config.sizes, evaluation=9))
+    fewer = replace(config, sizes=replace(config.sizes, questions=9))
     other_judge = replace(config, scoring=replace(config.scoring, nli="zoo:reward"))
     for other in (fewer, other_judge):
         with pytest.raises(ValueError, match="another configuration"), job_of(other).locked():
@@ -73,7 +85,7 @@ def test_every_attempt_counts_with_its_minutes_however_it_ended(
         assert found is not None
         return found.seconds["wall"]
 
-    def rewriters(config: PaperConfig, out: Path, steps: Any) -> None:
+    def shared(config: PaperConfig, out: Path, steps: Any) -> None:
         for seconds in (100, 20):
             now[0] += seconds
             steps.done("a step")
@@ -88,11 +100,11 @@ def test_every_attempt_counts_with_its_minutes_however_it_ended(
         shown.append(given[-1])
         return SimpleNamespace(to_json=dict)
 
-    for name in ("build", "_building", "_tuning", "_judging", "write_paper"):
+    for name in ("build", "_building", "_rewriter", "_tuning", "write_paper"):
         monkeypatch.setattr(f"ray_jobs.paper.{name}", lambda *_: None)
     monkeypatch.setattr("ray_jobs.resumable_job.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("ray_jobs.paper.running_ray", lambda needs: contextlib.nullcontext())
-    monkeypatch.setattr("ray_jobs.paper._rewriters", rewriters)
+    monkeypatch.setattr("ray_jobs.paper._shared", shared)
     monkeypatch.setattr("ray_jobs.paper.to_markdown", lambda results: "")
     monkeypatch.setattr("ray_jobs.paper.collect", collect)
     with pytest.raises(Stopped):
@@ -114,3 +126,29 @@ def test_fresh_forgets_the_work_and_its_time(config: PaperConfig) -> None:
     with job.locked(fresh=True):
         assert "wall" not in job.run().seconds
     assert not (layout.root.path / "seed-0").exists()
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(0, 5), (55, 5), (45, 4), (36, 3), (1, 2)])
+def test_no_seed_is_begun_that_would_end_too_late(
+    config: PaperConfig, monkeypatch, minutes: int, expected: int
+) -> None:
+    """Every seed takes ten minutes, five before its PF-mini."""
+    now, begun = [0.0], []
+
+    def tuning(config: PaperConfig, home: Path, seed: int, steps: Any) -> None:
+        begun.append(seed)
+        now[0] += 300
+
+    for name in ("_shared", "_building", "_rewriter", "write_paper"):
+        monkeypatch.setattr(f"ray_jobs.paper.{name}", lambda *_: None)
+    monkeypatch.setattr("ray_jobs.paper.build", lambda *_: now.__setitem__(0, now[0] + 300))
+    monkeypatch.setattr("ray_jobs.paper._tuning", tuning)
+    monkeypatch.setattr("ray_jobs.resumable_job.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("ray_jobs.paper.running_ray", lambda needs: contextlib.nullcontext())
+    monkeypatch.setattr("ray_jobs.paper.to_markdown", lambda results: "")
+    collected = []
+    monkeypatch.setattr(
+        "ray_jobs.paper.collect", lambda out, seeds, *_: collected.append(len(seeds)) or SimpleNamespace(to_json=dict)
+    )
+    paper(replace(config, minutes=minutes))
+    assert collected == [expected] and begun == list(range(expected))

@@ -13,17 +13,16 @@ from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.scene import random_scene
 
 SETS = {
-    "coco_captions": HeldOut(domain="in", task="captioning", title="captions"),
-    "levir_cc": HeldOut(domain="in", task="change_captioning", title="changes between two pictures"),
-    "vqa_v2": HeldOut(domain="in", task="vqa", title="questions"),
-    "okvqa": HeldOut(domain="out", task="vqa", title="questions of other kinds"),
-    "reading": HeldOut(domain="text", task="text", title="reading a text"),
-    "notes": HeldOut(domain="text", task="text", title="notes put politely"),
+    "in": HeldOut(domain="in", task="vqa", title="questions"),
+    "described": HeldOut(domain="in", task="captioning", title="captions"),
+    "changes": HeldOut(domain="in", task="change_captioning", title="changes between two pictures"),
+    "out": HeldOut(domain="out", task="vqa", title="questions of other kinds"),
+    "text": HeldOut(domain="text", task="text", title="reading, knowledge and notes"),
 }
 
-ACCURACY = {"base": 0.2, "text_only": 0.3, "stage_1": 0.5, "raw": 0.84, "raw_2": 0.8, "unfrozen": 0.85}
+ACCURACY = {"base": 0.2, "text_only": 0.3, "stage_1": 0.5, "raw": 0.84, "unfrozen": 0.85, "first_only": 0.3}
 """In domain; 0.8 where none is given. Out of domain it is 0.2 less."""
-REWARD = {RAW: -2.0, "base": -3.0, "stage_1": 3.0, "stage_2": 1.0, "raw": -1.5, "raw_2": -2.0, "text_only": 3.2}
+REWARD = {RAW: -2.0, "base": -3.0, "stage_1": 3.0, "stage_2": 1.0, "raw": -1.5, "text_only": 3.3}
 """3 where none is given."""
 
 
@@ -49,14 +48,15 @@ def _seed(number: int, samples: int, roles: dict[str, str], noise: float, shift:
     for contestant in (RAW, *roles.values()):
         role = contestant.removeprefix("model ")
         about = rng.gauss(0, noise)
-        numbers: dict[str, list[float | None]] = {metric: [] for metric in METRICS}
+        numbers: dict[str, list[float | None]] = {metric: [] for metric in ("right", *METRICS)}
         for name in tasks:
             held_out = SETS[name]
             right = ACCURACY.get(role, 0.8) - 0.2 * (held_out.domain == "out") + about
             polite = rng.gauss(REWARD.get(role, 3.0) + about + shift * (role == "clever"), 0.5)
             drawn = {"reward": polite, "accuracy": float(rng.random() < right), "rouge_l": 0.4, "sts": 0.5}
-            for metric in METRICS:
-                known = metric in TASK_METRICS[held_out.task]
+            drawn["right"] = float(rng.random() < right)
+            for metric in numbers:
+                known = metric == "right" or metric in TASK_METRICS[held_out.task]
                 numbers[metric].append(round(drawn[metric], 4) if known else None)
         scores[contestant] = numbers
     judged = Judged(
@@ -66,6 +66,7 @@ def _seed(number: int, samples: int, roles: dict[str, str], noise: float, shift:
     rewrites = {
         "first": tuple(_rewrite(random.Random(f"{number} {key}"), key, 2.0, 0.12) for key in range(4 * samples)),
         "second": tuple(_rewrite(random.Random(f"{number} {key}"), key, 2.6, 0.0) for key in range(4 * samples)),
+        "template": tuple(_rewrite(random.Random(f"{number} {key}"), key, 1.0, 0.0) for key in range(4 * samples)),
     }
     counts = {"rewriting pairs": 1200 + number, "PF-mini, kept": 1850 - number}
     return Seed(number=number, judged=judged, rewrites=rewrites, counts=counts)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,10 +47,8 @@ def train(
     start: FlamingoConfig | None = None, stream_of: type[LocalStream] = LocalStream, **changes: object,
 ) -> tuple[list[Update], Totals | None]:  # fmt: skip
     """Return the updates of a run, interrupted after `stop` of them."""
-    config = TrainingConfig(
-        base=tiny.config, stages=Stages(clever_1=LORA, clever_2=TUNED), shards_a_group=2, dtype="float32",
-        **{"checkpoint_steps": 2, **changes},
-    )  # fmt: skip
+    usual = {"checkpoint_steps": 2, "stages": Stages(clever_1=LORA, clever_2=TUNED)}
+    config = TrainingConfig(base=tiny.config, shards_a_group=2, dtype="float32", **(usual | changes))
     updates: list[Update] = []
 
     def on_update(update: Update) -> None:
@@ -142,6 +141,18 @@ def test_stages_build_on_each_other_and_each_changes_only_its_own(tiny, mixture,
     three = tensors(third / "model")
     changed = {name for name in two if not torch.equal(two[name], three[name])}
     assert changed and all(".lora_" in name for name in changed), "the connector of stage 2 is still there"
+
+
+def test_an_unfrozen_vision_tower_learns_is_saved_and_loaded(tiny, mixture, tmp_path: Path) -> None:
+    unfrozen = replace(TUNED, tune=("vision_encoder", *CONNECTOR))
+    updates, tally = train(tiny, mixture, tmp_path, name="clever-2", stages=Stages(clever_2=unfrozen))
+    assert tally is not None and updates[-1].loss < updates[0].loss
+    before = dict(load_flamingo(tiny.config).named_parameters())
+    after = tensors(tmp_path / "model")
+    changed = {name for name, one in after.items() if name in before and not torch.equal(one, before[name])}
+    assert any(name.startswith("vision_encoder.transformer") for name in changed)
+    frozen, _ = train(tiny, mixture, tmp_path / "frozen", name="clever-2", stages=Stages(clever_2=TUNED))
+    assert frozen[0].loss == pytest.approx(updates[0].loss, rel=1e-4), "pixels and patch tokens mean the same"
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_samples_and_keeps_what_was_good(

@@ -36,7 +36,7 @@ def rows_of(model: FlamingoModel, samples: Sequence[Sample], **packing: object) 
 def loss_of(model: FlamingoModel, rows: list[PackedRow], *, isolated: bool = True, cache: int = 1 << 20) -> float:
     features = Features(model, cache)
     latents, width = model.latents_shape
-    shape = (latents, width) if features.latents else (1, 4, width)
+    shape = (latents, width) if features.kind == "latents" else (1, 4, width)
     batch = make_batch(rows, features, empty=torch.zeros(shape), pad_id=model.tokenizer.pad_id, device="cpu")
     with torch.no_grad():
         loss, _ = ModelWithLoss(model, isolated=isolated, dtype=torch.float32)(batch)
@@ -122,7 +122,7 @@ def test_cached_features_give_the_same_loss_and_are_bounded(tiny, tune) -> None:
     features = Features(model, 10_000)
     images = [image for row in rows for image in row.images]
     first = features.get(images)
-    assert features.latents == (tune == ("lora",))
+    assert (features.kind == "latents") == (tune == ("lora",))
     assert features.cache.misses == len(set(images))
     again = features.get(images)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -50,14 +50,20 @@ def encode(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str
 def patch_tokens(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
     """Return the patch tokens (V, D) of each image by name, and why the others have none; one forward pass."""
     weight = next(model.vision_encoder.parameters())
+    made, broken = pixels(model, encoded)
+    if not made:
+        return {}, broken
+    tokens = model.patch_tokens(upload(torch.stack(list(made.values())), weight.device, weight.dtype))
+    return dict(zip(made, tokens, strict=True)), broken
+
+
+def pixels(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
+    """Return the normalised pixels (3, H, W) of each image by name, on the CPU, and why the others have none."""
+    weight = next(model.vision_encoder.parameters())
     each = _threads().map if weight.device.type == "cuda" else map
     made = dict(zip(encoded, each(partial(_pixels, model), encoded.values()), strict=True))
     broken = {name: one for name, one in made.items() if isinstance(one, BadSample)}
-    pixels = {name: one for name, one in made.items() if not isinstance(one, BadSample)}
-    if not pixels:
-        return {}, broken
-    tokens = model.patch_tokens(upload(torch.stack(list(pixels.values())), weight.device, weight.dtype))
-    return dict(zip(pixels, tokens, strict=True)), broken
+    return {name: one for name, one in made.items() if not isinstance(one, BadSample)}, broken
 
 
 def _pixels(model: FlamingoModel, data: bytes) -> Tensor | BadSample:

@@ -95,8 +95,9 @@ class FlamingoModel(Flamingo):
         self.lang_encoder.generation_config = transformers.GenerationConfig()
 
     def patch_tokens(self, pixels_N3HW: torch.Tensor) -> torch.Tensor:
-        """Return the patch tokens (N, V, D) of the frozen vision tower."""
-        with torch.no_grad():
+        """Return the patch tokens (N, V, D) of the vision tower, without a graph if it is frozen."""
+        frozen = not any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.vision_encoder(pixels_N3HW)[1]
 
     def latents(self, tokens_BTFVD: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,16 @@
-"""The paper's claims, its evidence for them, and whether a repetition shows them.
+"""The paper's claims, its evidence for them, and what a repetition says about each.
 
-A verdict is computed from the interval over seeds alone: "shown" if all of it is on the claimed side, "disagrees" if
-all of it is on the other, else "not shown". A claim that nothing is lost is shown if the whole interval stays within a
-margin. The paper used other models and other data, so only the direction can agree. Facts of the paper ([PF], arXiv
-2307.01003) are stated here and nowhere else.
+A verdict is computed from the interval alone, and from a margin that was fixed before anything was run: effects of at
+most the margin count as none.
+
+    no effect   the whole interval lies within the margin, on both sides
+    shown       the whole interval is on the claimed side
+    disagrees   the whole interval is on the other side
+    open        none of these: more seeds would decide
+
+A claim that nothing is lost, or gained, is shown if the whole interval stays below the margin. The paper used other
+models and other data, so only the direction can agree. Facts of the paper ([PF], arXiv 2307.01003) are stated here and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -15,10 +22,7 @@ from typing import Literal
 from polite_flamingo.testbed.paper.measures import MEASURES, REWRITING, Measure, Spread, between, gain, level, tax
 from polite_flamingo.testbed.paper.results import PaperResults, Role
 
-Verdict = Literal["shown", "not shown", "disagrees"]
-
-MARGIN = 0.1
-"""A loss below this share of the reward that rewriting gains counts as none."""
+Verdict = Literal["shown", "no effect", "disagrees", "open"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,8 @@ class Claim:
         text: the claim in a sentence.
         paper: the paper's evidence, with its own figures.
         what: the deciding number, in words.
-        measure: unit and digits of the number.
-        sign: 1 if the claim is that the number is above `against`, -1 if below, 0 if it is a loss within a margin.
+        measure: unit, digits and margin of the number.
+        sign: 1 if the claim is that the number is above `against`, -1 if below, 0 if it is at most the margin.
         needs: roles and generations that the number is computed from.
         number: computes the number from the results.
         against: what the number is compared with.
@@ -55,52 +59,50 @@ class Finding:
     Attributes:
         claim: the claim.
         spread: the measured number.
-        verdict: the verdict from the interval over seeds.
-        margin: the greatest loss that counts as none; None if the claim is not about a loss.
-        agreeing: number of seeds on the claimed side.
+        verdict: the verdict from its interval.
+        agreeing: number of seeds whose own mean is on the claimed side.
     """
 
     claim: Claim
     spread: Spread
     verdict: Verdict
-    margin: float | None
     agreeing: int
-
-    @property
-    def within_agrees(self) -> bool:
-        """Whether the whole interval within seeds is on the claimed side."""
-        return self.spread.within is not None and _verdict(self.claim, *self.spread.within, self.margin) == "shown"
 
 
 def findings(results: PaperResults) -> list[Finding]:
     """Return a finding for every claim whose models and generations are among the results."""
-    margin = MARGIN * abs(_rewriting(results).value or 0.0)
+    there = {*results.roles, *(name for seed in results.seeds for name in seed.rewrites)}
     found = []
     for claim in CLAIMS:
-        if not claim.needs <= {*results.roles, *(name for seed in results.seeds for name in seed.rewrites)}:
-            continue
-        spread = claim.number(results)
-        allowed = margin if claim.sign == 0 else None
-        found.append(
-            Finding(
-                claim=claim,
-                spread=spread,
-                verdict=_verdict(claim, spread.low, spread.high, allowed),
-                margin=allowed,
-                agreeing=sum(_verdict(claim, one, one, allowed) == "shown" for one in spread.seeds),
+        if claim.needs <= there:
+            spread = claim.number(results)
+            agreeing = sum(_on_its_side(claim, one, one) for one in spread.seeds)
+            found.append(
+                Finding(claim=claim, spread=spread, verdict=verdict(claim, spread.low, spread.high), agreeing=agreeing)
             )
-        )
     return found
 
 
-def _verdict(claim: Claim, low: float | None, high: float | None, margin: float | None) -> Verdict:
+def verdict(claim: Claim, low: float | None, high: float | None) -> Verdict:
+    """Return what an interval says about a claim; without an interval it is open."""
     if low is None or high is None:
-        return "not shown"
+        return "open"
+    if claim.sign and all(abs(end - claim.against) <= claim.measure.margin for end in (low, high)):
+        return "no effect"
+    if _on_its_side(claim, low, high):
+        return "shown"
+    opposite = low > claim.measure.margin if claim.sign == 0 else _beyond(-claim.sign, claim.against, low, high)
+    return "disagrees" if opposite else "open"
+
+
+def _on_its_side(claim: Claim, low: float, high: float) -> bool:
     if claim.sign == 0:
-        assert margin is not None
-        return "shown" if high <= margin else "disagrees" if low > margin else "not shown"
-    ends = sorted(claim.sign * (end - claim.against) for end in (low, high))
-    return "shown" if ends[0] > 0 else "disagrees" if ends[1] < 0 else "not shown"
+        return high <= claim.measure.margin
+    return _beyond(claim.sign, claim.against, low, high)
+
+
+def _beyond(sign: int, against: float, low: float, high: float) -> bool:
+    return min(sign * (low - against), sign * (high - against)) > 0
 
 
 def _rewriting(results: PaperResults) -> Spread:
@@ -108,8 +110,9 @@ def _rewriting(results: PaperResults) -> Spread:
 
 
 def _gain(
-    key: str, text: str, paper: str, role: Role, over: Role, measure: str, sign: Literal[-1, 1], what: str
+    key: str, text: str, paper: str, role: Role, over: Role, measure: str, sign: Literal[-1, 0, 1], what: str
 ) -> Claim:
+    """Return a claim about one model minus another."""
     return Claim(
         key=key, text=text, paper=paper, what=f"{MEASURES[measure].label}: {what}", measure=MEASURES[measure],
         sign=sign, needs=frozenset({role, over}), number=lambda results: gain(results, role, over, measure),
@@ -127,8 +130,8 @@ def _rewrites(key: str, text: str, paper: str, number: str, sign: Literal[-1, 1]
 def _tax(key: str, text: str, paper: str, role: Role, sign: Literal[0, 1]) -> Claim:
     return Claim(
         key=key, text=text, paper=paper,
-        what="politeness on text: the text-only model minus this one, summed over sets",
-        measure=MEASURES["text_politeness"], sign=sign, needs=frozenset({role, "text_only", "first"}),
+        what="politeness on text: a model that saw the same texts and nothing else, minus this one",
+        measure=MEASURES["text_politeness"], sign=sign, needs=frozenset({role, "text_only"}),
         number=lambda results: tax(results, role, "text_politeness"),
     )  # fmt: skip
 
@@ -201,6 +204,30 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _rewrites("second_clip", "Its captions match the picture slightly less.", "CC-3M, CLIPScore 23.88, then 23.25",
               "clip", -1),
+    _gain(
+        "coarse", "Coarser pictures lower accuracy.", "224 instead of 336 pixels: down", "coarse", "clever",
+        "accuracy_in", -1, "pictures of 64 instead of 96 pixels, minus Clever Flamingo",
+    ),
+    _gain(
+        "tower", "Unfreezing the vision tower in stage 2 gains nothing.", "no gain", "tower", "clever",
+        "accuracy_in", 0, "unfrozen minus frozen",
+    ),
+    _gain(
+        "both_pictures", "It compares two pictures: shown the first alone, it tells less.",
+        "a model that sees only the first picture is the lower bound", "clever", "first_only", "changes", 1,
+        "with both pictures minus with the first alone",
+    ),
+    Claim(
+        key="beside_template", text="A rewriter that sees makes politer data than text-only templates (M³IT's way).",
+        paper="beside M³IT, which was rewritten from text alone", sign=1,
+        what="reward: rewritten minus written by template",
+        measure=REWRITING["reward"], needs=frozenset({"first", "template"}),
+        number=lambda results: between(results, ("first", "reward"), ("template", "reward")),
+    ),
+    _gain(
+        "tuned_on_template", "… and tuning on them gives a less polite model.", "beside M³IT", "template", "clever",
+        "politeness", -1, "tuned on templates minus tuned on rewritten annotations",
+    ),
 )  # fmt: skip
 """In the order of the paper's story."""
 
@@ -272,5 +299,8 @@ ABLATIONS: dict[Role, tuple[str, str, str, str]] = {
     "unfrozen": ("LoRA unfrozen in stage 2", "up", "down", ""),
     "stage_2": ("no stage 3", "", "", "down"),
     "twice": ("twice the epochs of stage 2", "", "down", ""),
+    "coarse": ("pictures of 64 instead of 96 pixels", "down (224 for 336)", "down (224 for 336)", ""),
+    "tower": ("vision tower unfrozen in stage 2", "no gain", "no gain", ""),
+    "template": ("annotations rewritten by template", "", "", ""),
 }
 """Title, and what the paper says about accuracy in and out of domain and about politeness; "" if nothing."""

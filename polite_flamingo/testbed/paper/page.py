@@ -15,8 +15,8 @@ from pathlib import Path
 from polite_flamingo.formatting import table
 from polite_flamingo.report.template import fill
 from polite_flamingo.storage.location import write_atomically
-from polite_flamingo.testbed.paper.charts import reward_boxes, stage_lines
-from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, MARGIN, PUBLISHED, Finding, findings
+from polite_flamingo.testbed.paper.charts import effect, reward_boxes, stage_lines
+from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, PUBLISHED, Finding, findings
 from polite_flamingo.testbed.paper.measures import (
     MEASURES,
     REWRITING,
@@ -31,7 +31,7 @@ from polite_flamingo.testbed.paper.measures import (
 )
 from polite_flamingo.testbed.paper.results import GENERATIONS, PaperResults, Role
 
-MARKS = {"shown": "✓", "not shown": "○", "disagrees": "✗"}
+MARKS = {"shown": "✓", "no effect": "=", "disagrees": "✗", "open": "?"}
 
 TABLE: tuple[tuple[Role, str], ...] = (
     ("base", "base, untuned"),
@@ -40,15 +40,23 @@ TABLE: tuple[tuple[Role, str], ...] = (
     ("stage_2", "after stage 2"),
     ("clever", "Clever Flamingo (after stage 3)"),
     ("raw", "tuned on raw annotations"),
+    ("template", "tuned on templates"),
+    ("first_only", "Clever Flamingo, first picture only"),
 )
 TITLES: dict[Role, str] = {
     **dict(TABLE),
-    "raw_2": "tuned on raw annotations, after stage 2",
     "direct": "no stage 1",
     "unfrozen": "LoRA unfrozen in stage 2",
     "twice": "twice the epochs of stage 2",
+    "tower": "vision tower unfrozen in stage 2",
+    "coarse": "pictures of 64 pixels",
+    "template": "tuned on templates",
+    "first_only": "Clever Flamingo, first picture only",
 }
-COLUMNS = ("captions", "accuracy_in", "accuracy_out", "changes_sts", "changes_rouge", "politeness", "win")
+COLUMNS = (
+    "captions", "accuracy_in", "nli_in", "accuracy_out", "nli_out", "changes", "changes_sts", "changes_rouge",
+    "politeness", "win",
+)  # fmt: skip
 TEXT_COLUMNS = ("text_accuracy", "text_politeness")
 
 
@@ -141,7 +149,7 @@ def generation_rows(results: PaperResults) -> list[TableRow]:
     """Return a row for each generation of the rewriter."""
     return [
         TableRow(
-            name=f"{generation} generation",
+            name="written by template" if generation == "template" else f"{generation} generation",
             cells=tuple(cell(rewritten(results, generation, key), measure) for key, measure in REWRITING.items()),
         )
         for generation in GENERATIONS
@@ -155,32 +163,34 @@ def measured(finding: Finding) -> str:
     return f"{one.text}{f' ± {one.reach}' if one.reach else ''}{_unit(finding)}"
 
 
-def _unit(finding: Finding) -> str:
+def _unit(finding: Finding, *, points: bool = False) -> str:
     """Return the number's unit: differences of shares are points, not per cent."""
     unit = finding.claim.measure.unit
-    return " points" if unit == " %" and finding.claim.against == 0 else unit
+    return " points" if unit == " %" and (points or finding.claim.against == 0) else unit
+
+
+def said_of(finding: Finding) -> str:
+    """Return the verdict in words: "no effect larger than 3.0 points"."""
+    if finding.verdict != "no effect":
+        return finding.verdict
+    margin = shown(finding.claim.measure.margin, finding.claim.measure, unit=False)
+    return f"no effect larger than {margin}{_unit(finding, points=True)}"
 
 
 def remarks(finding: Finding) -> list[str]:
-    """Return what else is known about a claim's number: within seeds, seed by seed, the margin."""
+    """Return what else is known about a claim's number: the margin, how many questions and seeds."""
     claim, spread = finding.claim, finding.spread
-    said = []
-    if finding.margin is not None:
-        said.append(f"a loss of at most {shown(finding.margin, claim.measure)} counts as none")
-    if spread.within:
-        ends = [shown(end, claim.measure, sign=claim.against == 0, unit=False) for end in spread.within]
-        said.append(f"within these seeds {' to '.join(ends)}")
+    margin = shown(claim.measure.margin, claim.measure, unit=False) + _unit(finding, points=True)
+    said = [f"at most {margin} {'from a half ' if claim.against else ''}counts as none"]
     if spread.seeds:
-        said.append(f"{finding.agreeing} of {len(spread.seeds)} seeds agree")
-    if finding.verdict == "not shown" and finding.within_agrees and finding.agreeing == len(spread.seeds):
-        said.append("shown for these models, but the seeds are too few to generalise")
+        said.append(f"{spread.questions:,} questions, {finding.agreeing} of {len(spread.seeds)} seeds agree")
     return said
 
 
 def tally(found: Sequence[Finding]) -> str:
     """Say how many claims have each verdict."""
     counts: Counter[str] = Counter(finding.verdict for finding in found)
-    parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS]
+    parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if counts[verdict]]
     return f"{', '.join(parts)} of {len(found)} claims"
 
 
@@ -195,10 +205,9 @@ def render(results: PaperResults) -> str:
         run=results.run,
         started=datetime.fromisoformat(results.run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
         seeds=[seed.number for seed in results.seeds],
-        findings=[(finding, measured(finding), remarks(finding)) for finding in found],
+        findings=[(one, said_of(one), effect(one), measured(one), remarks(one)) for one in found],
         counts=Counter(finding.verdict for finding in found),
         marks=MARKS,
-        margin=MARGIN,
         rewards=[reward_boxes(results, width=width) for width in (360, 1060)],
         generations=generation_rows(results),
         generations_published=GENERATIONS_PUBLISHED,
@@ -258,15 +267,16 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         f"Distorted by {results.speaker}.",
         "",
         *(line for caveat in results.caveats for line in (caveat, "")),
-        "Mean ± half of the 95 % interval over seeds (Student's t), on which verdicts are based. The column “paper” "
-        "holds the paper's own figures (arXiv 2307.01003): other models, other data.",
+        "Mean ± half of the 95 % interval, with seeds and questions both random, on which verdicts are based. Effects "
+        "within the margin, which was fixed beforehand, count as none. The column “paper” holds the paper's own "
+        "figures (arXiv 2307.01003): other models, other data.",
         "",
         f"## Claims: {tally(found)}",
         "",
         *table(
             ["", "claim", "measured", "", "paper"],
             [
-                [f"{MARKS[one.verdict]} {one.verdict}", one.claim.text, f"{one.claim.what}: **{measured(one)}**",
+                [f"{MARKS[one.verdict]} {said_of(one)}", one.claim.text, f"{one.claim.what}: **{measured(one)}**",
                  "; ".join(remarks(one)), one.claim.paper]
                 for one in found
             ],

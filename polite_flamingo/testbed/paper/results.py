@@ -18,13 +18,16 @@ from polite_flamingo.sample import Sample
 from polite_flamingo.storage.run_info import RunInfo
 
 Role = Literal[
-    "base", "text_only", "stage_1", "stage_2", "clever", "raw_2", "raw", "direct", "unfrozen", "twice",
+    "base", "text_only", "stage_1", "stage_2", "clever", "raw", "direct", "unfrozen", "twice", "tower", "coarse",
+    "template", "first_only",
 ]  # fmt: skip
-"""What a model is in the paper: before any tuning; text only; after stages 1, 2 and 3 (`clever`); on raw annotations
-after stages 2 and 3; without stage 1; with LoRA unfrozen in stage 2; with twice the epochs in stage 2."""
+"""What a model is in the paper: before any tuning; on the texts of stages 1 and 3 alone; after stages 1, 2 and 3
+(`clever`); on raw annotations; without stage 1; with LoRA, or the vision tower, unfrozen in stage 2; with twice the
+epochs in stage 2; on coarser pictures; on annotations that templates rewrote; Clever Flamingo shown only the first of
+two pictures."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
-Generation = Literal["first", "second"]
+Generation = Literal["first", "second", "template"]
 GENERATIONS: tuple[Generation, ...] = get_args(Generation)
 
 
@@ -33,8 +36,8 @@ class HeldOut:
     """A held-out set that all models answer.
 
     Attributes:
-        domain: "in" has pictures and questions of the kinds that tuning shows, "out" of other kinds; "text" has no
-            pictures.
+        domain: "in" has pictures and questions of the kinds that tuning shows, "out" of other kinds, or crowded
+            scenes; "text" has no pictures.
         task: the samples' task, one of `sample.TASKS`.
         title: what it measures, in words.
     """
@@ -87,8 +90,10 @@ class Seed:
 
     Attributes:
         number: the seed.
-        judged: every model's answers to the held-out sets, by dataset (`judge(…, by="dataset")`).
-        rewrites: generation -> its rewrites of the annotations.
+        judged: every model's answers to the held-out sets, by set (`judge(…, by="dataset")`), with the metric "right"
+            for the exact check. The questions are those of every other seed.
+        rewrites: generation -> its rewrites of the annotations, which are the same for every seed too; "template" is
+            what a text-only rewriter makes of them.
         counts: counts along the way: {"rewriting pairs": 1234, "PF-mini, kept": 987}.
     """
 
@@ -163,6 +168,8 @@ class PaperResults:
         if unknown := sorted({*self.roles} - {*ROLES}):
             raise ValueError(f"unknown roles {unknown}; known are {', '.join(ROLES)}")
         for seed in self.seeds:
+            if seed.judged.keys != self.seeds[0].judged.keys:
+                raise ValueError(f"seed {seed.number} was asked other questions than seed {self.seeds[0].number}")
             if missing := sorted({*seed.judged.tasks} - {*self.sets}):
                 raise ValueError(f"seed {seed.number} has the sets {missing}, which `sets` does not describe")
             if absent := sorted({*self.roles.values()} - {*seed.judged.contestants}):

@@ -151,6 +151,12 @@ def polite_class(shape: str, wording: int = 0) -> str:
 
 def terse_changes(rng: random.Random, change: Change) -> list[str]:
     """Return one to three paraphrases of a change, in the style of LEVIR-CC's annotators."""
+    options = all_terse_changes(change)
+    return rng.sample(options, rng.randint(1, len(options)))
+
+
+def all_terse_changes(change: Change) -> list[str]:
+    """Return every paraphrase of a change."""
     old, new = change.before, change.after
     if change.kind == "none":
         options = ["there is no difference", "the two scenes seem identical", "no change has occurred"]
@@ -170,7 +176,7 @@ def terse_changes(rng: random.Random, change: Change) -> list[str]:
             f"the {old.shape} {WHERE[old.place]} turns from {old.colour} to {new.colour}",
             f"{old.shape} {WHERE[old.place]} goes from {old.colour} to {new.colour}",
         ]
-    return rng.sample(options, rng.randint(1, len(options)))
+    return options
 
 
 def polite_change(change: Change) -> str:

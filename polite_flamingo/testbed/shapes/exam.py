@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,7 +23,7 @@ from polite_flamingo.sample import Image, Sample, Turn
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.instructions import with_image_marks as put
 from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, distinct_lines
-from polite_flamingo.testbed.shapes.captions import polite_change, terse_captions, terse_changes
+from polite_flamingo.testbed.shapes.captions import all_terse_changes, polite_change, terse_captions, terse_changes
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.evaluation_sets import CROWDS, HELD_OUT
 from polite_flamingo.testbed.shapes.grammar import parse_sentence, true_of
@@ -42,7 +43,7 @@ class Item:
     """One question with its check.
 
     Attributes:
-        sample: what the model is asked; its response is the annotation.
+        sample: what the model is asked; its response is the annotation, its dataset the part of the exam.
         kind: the kind of question.
         right: whether an answer is right and says nothing false.
         scene: the scene that is asked about; None if there is no picture.
@@ -120,10 +121,19 @@ def _changes(rng: random.Random, key: str) -> Item:
     scene = random_scene(rng)
     after, change = random_change(rng, scene)
     terse = terse_changes(rng, change)
-    right = {polite_change(change)} | set(terse)
+    right = {_plain(text) for text in (polite_change(change), *all_terse_changes(change))}
     asked = rng.choice(INSTRUCTIONS["change_captioning"])
     sample = _sample(key, "change_captioning", asked, distinct_lines(terse), [scene, after])
-    return Item(sample=sample, kind="change", right=lambda text: set(text.split("\n")) <= right, scene=scene)
+
+    def is_right(text: str) -> bool:
+        return {_plain(sentence) for sentence in re.split(r"\n|\. ", text)} <= right
+
+    return Item(sample=sample, kind="change", right=is_right, scene=scene)
+
+
+def _plain(sentence: str) -> str:
+    """Return a sentence without its capital and full stop, which templates add."""
+    return sentence.strip().removesuffix(".").lower()
 
 
 def _text(rng: random.Random, key: str) -> Item:
@@ -156,7 +166,7 @@ def _why(key: str, scene: Scene, question: Question) -> Item:
 
 def _sample(key: str, task: str, instruction: str, response: str, scenes: list[Scene]) -> Sample:
     return Sample(
-        key=key, dataset="shapes", task=task,
+        key=key, dataset=key.split("/")[1], task=task,
         turns=(Turn(instruction=put(instruction, images=len(scenes)) if scenes else instruction, response=response),),
         images=tuple(Image(extension="png", data=encode(draw(scene), "png")) for scene in scenes),
     )  # fmt: skip

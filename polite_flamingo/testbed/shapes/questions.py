@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +35,8 @@ from polite_flamingo.testbed.shapes.scene import (
     Thing,
 )
 
-TERSE = "Answer: "
-"""How an annotation's answer begins (`sources.records.responses.answer_response`)."""
+_TERSE = re.compile(r"(?:Answer: |The answer is )([^.,\n]+)(.*)", re.DOTALL)
+"""An annotation (`sources.records.responses.answer_response`), or a template's text: the answer, then a rationale."""
 
 Kind = Literal["colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern"]
 KINDS: tuple[Kind, ...] = ("colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern")
@@ -100,12 +101,11 @@ class Question:
         """Check exactly whether `text` gives the correct answer, and a true reason if `reasoned`, and nothing false.
 
         A polite answer has one sentence or more that the grammar parses, all of them true of `scene`; without a scene
-        it may say nothing else. A terse answer is worded like an annotation, `Answer: red`, and its rationale counts as
-        a reason unchecked.
+        it may say nothing else. A terse answer is worded like an annotation, `Answer: red`, or like a template, and its
+        rationale counts as a reason unchecked.
         """
-        if text.startswith(TERSE):
-            answer, *rationale = text.removeprefix(TERSE).split("\n")
-            return answer.strip() == self.answer and bool(rationale or not reasoned)
+        if terse := _TERSE.fullmatch(text):
+            return terse[1].strip() == self.answer and (len(terse[2]) > 1 or not reasoned)
         found = parse(text)
         right = [claim for wording in range(2) for claim in parse(self.polite(wording)) or ()]
         if found is None or not any(claim in found for claim in right):

@@ -126,6 +126,7 @@ def train_base(
     model = build_flamingo(
         dataclasses.replace(zoo_config(weights), language_model=str(language_model), checkpoints=()), seed=seed
     )
+    model.vision_encoder.requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
             parameter.data.fill_(0.5)  # from zero, the gates of so short a run hardly open

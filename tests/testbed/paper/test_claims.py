@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from polite_flamingo.testbed.paper.claims import CLAIMS, Finding, findings
+from polite_flamingo.testbed.paper.claims import CLAIMS, Claim, Finding, findings, verdict
 from polite_flamingo.testbed.paper.results import PaperResults
 from tests.support.paper_example import example_results
 
@@ -27,7 +27,7 @@ def contrary() -> dict[str, Finding]:
 
 
 def test_every_claim_has_a_verdict_where_all_models_are_there(usual: dict[str, Finding]) -> None:
-    assert list(usual) == [claim.key for claim in CLAIMS] and len(usual) == 18
+    assert list(usual) == [claim.key for claim in CLAIMS] and len(usual) == 23
 
 
 def test_what_the_numbers_say_is_shown(usual: dict[str, Finding]) -> None:
@@ -42,21 +42,36 @@ def test_what_the_numbers_contradict_disagrees(contrary: dict[str, Finding]) -> 
     assert contrary["rewriting"].verdict == "shown", "it is none of that model's numbers"
 
 
-def test_between_is_not_shown_and_says_whether_these_models_agree(usual: dict[str, Finding]) -> None:
-    twice = usual["twice"]
-    assert twice.spread.low < 0 < twice.spread.high and twice.verdict == "not shown"
-    assert not twice.within_agrees
+def claim(sign: int, against: float = 0.0) -> Claim:
+    wanted = {0: "tower", 1: "seeing", -1: "twice"}[sign]
+    return dataclasses.replace(next(one for one in CLAIMS if one.key == wanted), against=against)
 
 
-def test_no_loss_is_a_loss_within_the_margin() -> None:
-    margin = by_key(example_results(samples=20, noise=0.0))["no_tax"].margin
-    assert margin == pytest.approx(0.2, abs=0.02), "a tenth of what rewriting gains"
-    polite = by_key(example_results(samples=20, noise=0.02, shift=1.0))["no_tax"]
-    assert polite.spread.high < margin and polite.verdict == "shown"
+@pytest.mark.parametrize(
+    ("sign", "low", "high", "expected"),
+    [
+        (1, 0.01, 0.08, "shown"),
+        (1, -0.08, -0.01, "disagrees"),
+        (1, -0.02, 0.025, "no effect"),
+        (1, 0.005, 0.02, "no effect"),
+        (1, -0.02, 0.08, "open"),
+        (-1, -0.08, -0.01, "shown"),
+        (-1, 0.01, 0.08, "disagrees"),
+        (0, -0.2, 0.02, "shown"),
+        (0, 0.04, 0.08, "disagrees"),
+        (0, -0.2, 0.08, "open"),
+        (1, None, None, "open"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval_and_the_margin(sign, low, high, expected) -> None:
+    assert claim(sign).measure.margin == 0.03
+    assert verdict(claim(sign), low, high) == expected
+    if low is not None and sign:
+        assert verdict(claim(sign, against=0.5), 0.5 + low, 0.5 + high) == expected
 
 
-def test_one_seed_shows_nothing() -> None:
-    assert {finding.verdict for finding in findings(example_results(seeds=1, samples=10))} == {"not shown"}
+def test_one_seed_leaves_everything_open() -> None:
+    assert {finding.verdict for finding in findings(example_results(seeds=1, samples=10))} == {"open"}
 
 
 def test_claims_without_their_models_are_left_out() -> None:

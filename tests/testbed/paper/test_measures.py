@@ -17,6 +17,7 @@ from polite_flamingo.testbed.paper.measures import (
     of_rewrites,
     rewritten,
     shown,
+    sides,
     spread,
     tax,
 )
@@ -29,30 +30,43 @@ def results() -> PaperResults:
     return example_results(samples=20)
 
 
-def test_the_interval_over_seeds_is_students(results: PaperResults) -> None:
-    found = spread([[np.array([one, one])] for one in (1.0, 2.0, 3.0)])
+def test_if_all_questions_are_alike_the_interval_is_students_over_seeds() -> None:
+    found = spread(np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
     # t(0.975; 2) = 4.302653, standard error 1 / √3
-    assert found.value == 2.0 and found.seeds == (1.0, 2.0, 3.0)
+    assert found.value == 2.0 and found.seeds == (1.0, 2.0, 3.0) and found.questions == 2
     assert (found.low, found.high) == (pytest.approx(2 - 2.484138, abs=1e-5), pytest.approx(2 + 2.484138, abs=1e-5))
-    assert found.within == (2.0, 2.0), "within a seed all samples are alike"
+
+
+def test_if_all_seeds_are_alike_the_interval_is_students_over_questions() -> None:
+    found = spread(np.tile(np.array([1.0, 2.0, 3.0]), (4, 1)))
+    assert found.value == 2.0 and found.low == pytest.approx(2 - 2.484138, abs=1e-5)
+    assert spread(np.ones((3, 5))) == spread(np.ones((3, 5))) and spread(np.ones((3, 5))).low == 1.0
+
+
+@pytest.mark.parametrize("seeds", [5, 8])
+@pytest.mark.parametrize("spreads", [(0.05, 0.3, 0.3), (0.0, 0.3, 0.4), (0.05, 0.0, 0.5)])
+def test_the_interval_covers_the_truth_as_often_as_it_says(seeds: int, spreads: tuple[float, float, float]) -> None:
+    """Spreads of seeds, of questions, and of the rest, as differences of right answers have them."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        parts = [
+            one * rng.normal(size=shape)
+            for one, shape in zip(spreads, ((seeds, 1), (1, 300), (seeds, 300)), strict=True)
+        ]
+        found = spread(sum(parts))
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 0 <= found.high
+    assert 0.92 <= covered / 600 <= 0.99
 
 
 def test_what_cannot_have_an_interval_has_none() -> None:
-    alone = spread([[np.array([1.0, 3.0])]])
-    assert alone.value == 2.0 and alone.low is None and alone.high is None and alone.within is not None
-    assert spread([[np.array([np.nan])], []]).value is None
-    single = spread([[np.array([1.0])], [np.array([2.0])]])
-    assert single.within is None and single.low is not None
-    assert spread([[np.array([1.0, np.nan, 3.0])], [np.array([np.nan])]]).seeds == (2.0,)
-
-
-def test_within_seeds_the_spread_of_the_samples_counts_and_over_seeds_that_of_their_means() -> None:
-    rng = np.random.default_rng(0)
-    seeds = [[rng.normal(size=400)] for _ in range(3)]
-    found = spread(seeds)
-    assert found.within is not None
-    # three means of 400: standard error 1 / √1200
-    assert (found.within[1] - found.within[0]) / 2 == pytest.approx(1.96 / 1200**0.5, rel=0.15)
+    alone = spread(np.array([[1.0, 3.0]]))
+    assert alone.value == 2.0 and alone.low is None and alone.high is None
+    assert spread(np.array([[np.nan], [1.0]])).value is None
+    single = spread(np.array([[1.0], [2.0]]))
+    assert single.value == 1.5 and single.low is None
+    assert spread(np.array([[1.0, np.nan, 3.0], [2.0, 5.0, 4.0]])).questions == 2
 
 
 def test_a_difference_forgets_how_hard_the_samples_are(results: PaperResults) -> None:
@@ -62,14 +76,14 @@ def test_a_difference_forgets_how_hard_the_samples_are(results: PaperResults) ->
         scores["model clever"]["reward"] = [r and r + 1.5 for r in scores["model raw"]["reward"]]
         seeds.append(dataclasses.replace(seed, judged=dataclasses.replace(seed.judged, scores=scores)))
     found = gain(dataclasses.replace(results, seeds=tuple(seeds)), "clever", "raw", "politeness")
-    assert found.value == pytest.approx(1.5) and found.within == pytest.approx((1.5, 1.5))
+    assert found.value == pytest.approx(1.5) and found.low == pytest.approx(1.5)
 
 
 def test_a_level_is_the_mean_over_the_samples_of_its_sets(results: PaperResults) -> None:
     wanted = []
     for seed in results.seeds:
-        numbers = seed.judged.scores["model clever"]["accuracy"]
-        answered = [n for n, name in zip(numbers, seed.judged.tasks, strict=True) if name == "vqa_v2"]
+        numbers = seed.judged.scores["model clever"]["right"]
+        answered = [n for n, name in zip(numbers, seed.judged.tasks, strict=True) if name == "in"]
         wanted.append(sum(answered) / len(answered))
     assert level(results, "clever", "accuracy_in").seeds == pytest.approx(wanted)
     assert level(results, "clever", "captions").value == pytest.approx(0.4)
@@ -84,19 +98,24 @@ def test_a_tie_with_the_annotation_is_half_a_win(results: PaperResults) -> None:
     assert level(same, "clever", "win").value == 0.5
 
 
-def test_the_tax_is_summed_over_the_sets_without_pictures(results: PaperResults) -> None:
+def test_the_tax_is_what_the_text_only_model_is_ahead(results: PaperResults) -> None:
     wanted = []
     for seed in results.seeds:
-        total = 0.0
-        for name in ("reading", "notes"):
-            places = [place for place, task in enumerate(seed.judged.tasks) if task == name]
-            columns = [seed.judged.scores[f"model {who}"]["reward"] for who in ("text_only", "raw")]
-            means = [sum(column[place] for place in places) / len(places) for column in columns]
-            total += means[0] - means[1]
-        wanted.append(total)
-    assert sum(one.domain == "text" for one in SETS.values()) == 2
+        places = [place for place, task in enumerate(seed.judged.tasks) if task == "text"]
+        columns = [seed.judged.scores[f"model {who}"]["reward"] for who in ("text_only", "raw")]
+        means = [sum(column[place] for place in places) / len(places) for column in columns]
+        wanted.append(means[0] - means[1])
     assert tax(results, "raw", "text_politeness").seeds == pytest.approx(wanted)
     assert tax(results, "text_only", "text_politeness").value == 0
+
+
+def test_models_along_the_stages_are_compared_on_what_all_of_them_answered(results: PaperResults) -> None:
+    [seed, *others] = results.seeds
+    scores = {name: {m: list(v) for m, v in numbers.items()} for name, numbers in seed.judged.scores.items()}
+    scores["model stage_1"]["right"][0] = None
+    less = dataclasses.replace(seed, judged=dataclasses.replace(seed.judged, scores=scores))
+    found = sides(dataclasses.replace(results, seeds=(less, *others)), ["stage_1", "clever"], "accuracy_in")
+    assert [one.questions for one in found] == [19, 19]
 
 
 def test_generations_are_compared_on_the_annotations_that_both_rewrote(results: PaperResults) -> None:
@@ -104,8 +123,8 @@ def test_generations_are_compared_on_the_annotations_that_both_rewrote(results: 
     assert between(results, ("second", "reward"), ("first", "reward")).value == pytest.approx(0.6)
     assert rewritten(results, "second", "unchanged").value == 0
     captions = of_rewrites(results, "first", "clip")
-    assert all(len(one) == 40 for one in captions), "only captions have a CLIPScore"
-    assert all(len(one) == 40 for one in of_rewrites(results, "first", "reward", ("aokvqa",)))
+    assert captions.shape == (3, 80) and np.isfinite(captions).sum() == 120, "only captions have a CLIPScore"
+    assert of_rewrites(results, "first", "reward", ("aokvqa",)).shape == (3, 40)
 
 
 def test_a_scored_record_becomes_a_rewrite() -> None:
@@ -124,8 +143,11 @@ def test_results_survive_json_and_refuse_what_cannot_be_compared(results: PaperR
         dataclasses.replace(results, seeds=())
     with pytest.raises(ValueError, match=r"unknown roles \['cleverer'\]; known are base"):
         dataclasses.replace(results, roles={"cleverer": "model clever"})
-    with pytest.raises(ValueError, match=r"seed 0 has the sets \['notes'\]"):
-        dataclasses.replace(results, sets={name: one for name, one in SETS.items() if name != "notes"})
+    with pytest.raises(ValueError, match=r"seed 0 has the sets \['text'\]"):
+        dataclasses.replace(results, sets={name: one for name, one in SETS.items() if name != "text"})
+    other = dataclasses.replace(results.seeds[1].judged, keys=results.seeds[1].judged.keys[::-1])
+    with pytest.raises(ValueError, match="seed 1 was asked other questions than seed 0"):
+        dataclasses.replace(results, seeds=(results.seeds[0], dataclasses.replace(results.seeds[1], judged=other)))
     with pytest.raises(ValueError, match="seed 0 has no answers by nobody"):
         dataclasses.replace(results, roles={"clever": "nobody"})
 

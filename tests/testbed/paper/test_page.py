@@ -9,7 +9,7 @@ import pytest
 
 from polite_flamingo.report.chart_types import Box, boxes
 from polite_flamingo.testbed.paper.claims import findings
-from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, to_markdown, write_paper
+from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, said_of, to_markdown, write_paper
 from polite_flamingo.testbed.paper.results import PaperResults
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.support.paper_example import example_results
@@ -36,7 +36,7 @@ def test_each_claim_stands_with_its_verdict_its_number_and_the_papers(results: P
     assert len(rows) == len(found)
     for finding in found:
         words = " ".join(Page(f"<p>{rows[finding.claim.key]}</p>").words.split())
-        assert f"{MARKS[finding.verdict]} {finding.verdict}" in words
+        assert f"{MARKS[finding.verdict]} {said_of(finding)}" in words
         assert measured(finding) in words and finding.claim.paper in words
     shown = sum(finding.verdict == "shown" for finding in found)
     assert 0 < shown < len(found) and f"{shown} of {len(found)}" in Page(text).words
@@ -51,14 +51,21 @@ def test_what_models_said_is_text_and_nothing_else(text: str) -> None:
 def test_it_says_how_it_was_made(results: PaperResults, text: str) -> None:
     words = " ".join(Page(text).words.split())
     run = (results.run.command, results.speaker, results.hardware, "0, 1, 2", "torch 2.13.0")
-    for said in (*run, "Student's t, 2 degrees", "rewriting pairs", "1,201", "The judge cannot count.", "other kinds"):
+    for said in (
+        *run,
+        "seeds and questions both random",
+        "rewriting pairs",
+        "1,201",
+        "The judge cannot count.",
+        "other kinds",
+    ):
         assert said in words, said
 
 
 def test_markdown_tells_the_same(results: PaperResults, tmp_path: Path) -> None:
     words = to_markdown(results)
     for finding in findings(results):
-        assert f"| {MARKS[finding.verdict]} {finding.verdict} | {finding.claim.text} |" in words
+        assert f"| {MARKS[finding.verdict]} {said_of(finding)} | {finding.claim.text} |" in words
     for table in words.split("\n\n"):
         assert len({line.count(" |") for line in table.splitlines() if line.startswith("|")}) <= 1, table
     write_paper(results, tmp_path / "report.html")
