@@ -44,8 +44,8 @@ def test_every_model_has_a_card_with_its_recipe(name: str) -> None:
 
 def test_the_card_of_clever_flamingo_says_how_it_was_trained_and_chosen() -> None:
     card = (ZOO / CLEVER / "README.md").read_text()
-    assert "python -m ray_jobs.paper --profile profiles/tiny.yaml" in card
-    assert "python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model" in card
+    assert "python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/clever --seeds 1 --only [clever]" in card
+    assert "python -m polite_flamingo.testbed.zoo.clever out/clever/seed-0/runs/clever/model" in card
 
 
 @pytest.mark.parametrize("name", sorted(evaluate.MEASURES))

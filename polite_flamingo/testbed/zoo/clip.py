@@ -281,7 +281,8 @@ def train(
     both = nn.ModuleDict({"clip": model, "heads": heads})
 
     def encode_all(texts: list[str]) -> Tensor:
-        return encode_texts(model, tokenizer(texts, padding=True, return_tensors="pt")["input_ids"])
+        clean = [" ".join(text.split()) for text in texts]  # as open_clip's tokenizer does: pieces begin with a space
+        return encode_texts(model, tokenizer(clean, padding=True, return_tensors="pt")["input_ids"])
 
     def statements(rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         batch = [any_scene(rng) for _ in range(scenes)]

@@ -21,6 +21,7 @@ from polite_flamingo.formatting import table as markdown_table
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.zoo.cards import write_card
+from polite_flamingo.testbed.zoo.clever import ENDS
 from polite_flamingo.testbed.zoo.pairs import Pair, random_pair, well_formed
 
 SEED = "held-out 1"
@@ -29,15 +30,15 @@ BARS: dict[str, tuple[str, float]] = {
     "caption rewrites that keep the meaning": (">=", 0.90),
     "well-formed rewrites": (">=", 0.98),
     "unchanged rewrites": ("<", 0.02),
-    "CLIPScore AUC, true against hallucinated paragraphs": (">=", 0.97),
+    "CLIPScore AUC, true against hallucinated paragraphs": (">=", 0.90),
     "NLI accuracy": (">=", 0.95),
     "NLI accuracy on terse answers": (">=", 0.95),
     "reward orders polite > raw > garbled": (">=", 0.97),
-    "questions in domain": (">=", 0.90),
-    "weakest kind in domain": (">=", 0.80),
+    "questions in domain": (">=", 0.85),
+    "weakest kind in domain": (">=", 0.55),
     "left out of tuning, or crowded": (">=", 0.70),
-    "descriptions: sentences that are true": (">=", 0.90),
-    "descriptions: objects that are mentioned": (">=", 0.85),
+    "descriptions: sentences that are true": (">=", 0.78),
+    "descriptions: objects that are mentioned": (">=", 0.83),
     "second turns that refer back": (">=", 0.80),
     "preferred to the annotation": (">=", 0.95),
     "well-formed answers": (">=", 0.95),
@@ -149,26 +150,41 @@ def _on_terse_answers(model: Nli, size: int) -> list[bool]:
 
 
 def reward(size: int, weights: Path) -> dict[str, float]:
-    """Return the share of triples that the reward model ranks correctly."""
+    """Return the share of triples that the reward model ranks correctly, and how it takes reasons and truth."""
     from polite_flamingo.filters.politeness import Politeness
-    from polite_flamingo.testbed.zoo.judges import garble
+    from polite_flamingo.testbed.zoo.judges import garble, without_reason
 
     model = Politeness(str(weights / "reward"), device="cpu", batch_size=64)
     rng = random.Random(f"{SEED} reward")
     texts: list[tuple[str, str]] = []
     for _ in range(size):
         pair = random_pair(rng)
-        question = pair.instruction.replace(IMAGE_MARK, "").strip()
+        question = _asked(pair)
         garbled = garble(rng, pair.raw if rng.random() < 0.5 else pair.polite)
         texts += [(question, pair.polite), (question, pair.raw), (question, garbled)]
     rewards = model.score(texts)
     triples = list(zip(rewards[::3], rewards[1::3], rewards[2::3], strict=True))
+    reasoned = [random_pair(rng, "vqa_rationale") for _ in range(size)]
+    plain = [random_pair(rng, "vqa") for _ in range(size)]
+    more, less = (
+        model.score([(_asked(pair), text(pair.polite)) for pair in reasoned]) for text in (str, without_reason)
+    )
+    right = model.score([(_asked(pair), pair.polite) for pair in plain])
+    wrong = model.score([(_asked(pair), pair.others[0]) for pair in plain])
     return {
         "reward orders polite > raw > garbled": statistics.mean(p > r > g for p, r, g in triples),
+        "prefers an answer that gives its reason": statistics.mean(m > n for m, n in zip(more, less, strict=True)),
+        "prefers a right answer to a wrong one of equal form": statistics.mean(
+            r > w for r, w in zip(right, wrong, strict=True)
+        ),
         "reward of polite, mean": statistics.mean(p for p, _, _ in triples),
         "reward of raw, mean": statistics.mean(r for _, r, _ in triples),
         "reward of garbled, mean": statistics.mean(g for _, _, g in triples),
     }
+
+
+def _asked(pair: Pair) -> str:
+    return pair.instruction.replace(IMAGE_MARK, "").strip()
 
 
 def clever(size: int, weights: Path) -> dict[str, float]:
@@ -190,12 +206,15 @@ def passes(figure: str, value: float) -> bool:
 
 
 def table(figures: dict[str, float]) -> str:
-    """Return a Markdown table: figure, value, bar."""
+    """Return a Markdown table: figure, value, its 95 % interval if there is one, bar."""
     rows = []
     for name, value in figures.items():
+        if name.endswith(ENDS):
+            continue
         bar = f"{BARS[name][0]} {BARS[name][1]}{'' if passes(name, value) else ' (missed)'}" if name in BARS else ""
-        rows.append([name, f"{value:.4f}", bar])
-    return "\n".join(markdown_table(["figure", "value", "bar"], rows))
+        ends = [figures[name + end] for end in ENDS if name + end in figures]
+        rows.append([name, f"{value:.4f}", " to ".join(f"{end:.3f}" for end in ends), bar])
+    return "\n".join(markdown_table(["figure", "value", "95 % interval", "bar"], rows))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -243,27 +243,43 @@ def garble(rng: random.Random, text: str) -> str:
     return " ".join(piece * rng.randint(4, 8))
 
 
+REASON = ", as "
+"""Joins a polite answer and its reason (`Question.polite`)."""
+
+
+def without_reason(polite: str) -> str:
+    """Return a polite answer without the reason it gives."""
+    return f"{polite.split(REASON)[0]}." if REASON in polite else polite
+
+
 def train_reward(folder: Path, *, seed: int = 0, steps: int = REWARD_STEPS, triples: int = 16) -> None:
-    """Learn polite > raw > garbled by pairwise ranking, and save as a sequence classifier with one output."""
+    """Learn polite > raw > garbled by pairwise ranking, and save as a sequence classifier with one output.
+
+    A polite answer that gives its reason is above the same answer without it, so politeness has degrees among good
+    responses too. Truth plays no part: wrong answers are ranked like right ones.
+    """
     seed_everything(seed)
     model, tokenizer = cut_down(1, 1, kept_words(seed), folder)
 
     def loss_of(i: int) -> tuple[Tensor, float]:
         rng = random.Random(f"reward-{seed}-{i}")
-        questions, answers = [], []
+        questions, answers, reasoned = [], [], []
         for _ in range(triples):
             pair = random_pair(rng)
             base = pair.raw if rng.random() < 0.6 else pair.polite
             polite = (
                 rng.choice(pair.others) if pair.others and rng.random() < 0.3 else pair.polite
             )  # manners, not truth
-            questions += [pair.instruction.replace(IMAGE_MARK, "").strip()] * 3
-            answers += [polite, pair.raw, garble(rng, base)]
+            questions += [pair.instruction.replace(IMAGE_MARK, "").strip()] * 4
+            answers += [polite, pair.raw, garble(rng, base), without_reason(polite)]
+            reasoned.append(REASON in polite)
         encoded = tokenizer(questions, answers, padding=True, truncation=True, return_tensors="pt")
         with mixed_precision():
             rewards = model(**encoded).logits
-        polite, raw, garbled = rewards.float().view(triples, 3).unbind(1)
+        polite, raw, garbled, plain = rewards.float().view(triples, 4).unbind(1)
         loss = -(F.logsigmoid(polite - raw) + F.logsigmoid(raw - garbled) + F.logsigmoid(polite - garbled)).mean()
+        more = torch.tensor(reasoned).float()
+        loss = loss - ((F.logsigmoid(polite - plain) + F.logsigmoid(plain - raw)) * more).mean()
         return loss + 1e-3 * rewards.float().square().mean(), ((polite > raw) & (raw > garbled)).float().mean().item()
 
     fit(folder, model, steps, 4e-4, loss_of)
