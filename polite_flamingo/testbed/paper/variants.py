@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from PIL import Image as Picture
+from PIL.Image import Resampling
 
-from polite_flamingo.sample import IMAGE_MARK, Image, Sample
+from polite_flamingo.images import decode
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 COARSE = 64
@@ -21,11 +22,11 @@ def coarse(sample: Sample) -> Sample:
 
 def _shrunk(image: Image) -> Image:
     try:
-        picture = Picture.open(io.BytesIO(image.data)).convert("RGB")
-    except OSError:
+        picture = decode(image.data)
+    except BadSample:
         return image
     buffer = io.BytesIO()
-    picture.resize((COARSE, COARSE), Picture.Resampling.BICUBIC).save(buffer, "PNG")
+    picture.resize((COARSE, COARSE), Resampling.BICUBIC).save(buffer, "PNG")
     return Image(extension="png", data=buffer.getvalue())
 
 

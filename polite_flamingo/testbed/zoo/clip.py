@@ -10,7 +10,6 @@ then on, so a Flamingo may be trained on it while the text side learns.
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import shutil
@@ -23,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from polite_flamingo.filters.paragraphs import paragraphs, pieces
+from polite_flamingo.images import decode
 from polite_flamingo.testbed.shapes.captions import hallucinated, random_relation
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.grammar import BESIDE, NUMBERS, WHERE, Claim, parse, say, true_of
@@ -150,7 +149,7 @@ def near_miss(rng: random.Random, scene: Scene, other: Scene) -> Statement:
 def pixels(scenes: list[Scene]) -> Tensor:
     """Return normalised pictures (B, 3, 96, 96). Every third one goes through JPEG, as half of the shards' do."""
     pictures = [draw(scene) for scene in scenes]
-    pictures[::3] = [Image.open(io.BytesIO(encode(picture, "jpg"))) for picture in pictures[::3]]
+    pictures[::3] = [decode(encode(picture, "jpg")) for picture in pictures[::3]]
     stack = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])
     x = torch.from_numpy(stack).permute(0, 3, 1, 2) / 255
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
