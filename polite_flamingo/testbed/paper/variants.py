@@ -7,7 +7,7 @@ import io
 
 from PIL.Image import Resampling
 
-from polite_flamingo.images import decode
+from polite_flamingo.images.decoding import decode
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 

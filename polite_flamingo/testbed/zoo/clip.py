@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from polite_flamingo.filters.paragraphs import paragraphs, pieces
-from polite_flamingo.images import decode
+from polite_flamingo.images.decoding import decode
 from polite_flamingo.testbed.shapes.captions import hallucinated, random_relation
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.grammar import BESIDE, NUMBERS, WHERE, Claim, parse, say, true_of
