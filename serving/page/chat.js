@@ -11,9 +11,9 @@ import { loadConversation, saveConversation } from "./store.js";
 const NAME = "Clever Flamingo";
 const ANOTHER = 0.7; // temperature of "Answer again" unless the user set one: a greedy answer would be the same
 const EXAMPLES = [
-  { pictures: ["example-1.png"], text: "What shape is in the centre?" },
+  { pictures: ["example-1.png"], text: "What can you see in this image?" },
   { pictures: ["example-2.png"], text: "What colour is the star? Why?" },
-  { pictures: ["example-3.png", "example-4.png"], text: "What has changed between the two images?" },
+  { pictures: ["example-3.png"], text: "Where is the star?" },
 ];
 
 // `service()` returns `page/settings.json`. Returns { add(files), focus() }.

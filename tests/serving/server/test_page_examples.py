@@ -58,7 +58,11 @@ def test_a_newcomer_gets_a_right_answer_to_each() -> None:
     host = EngineHost(config.serving.chat_name, config.serving.chat, chat=True)
     with serving_on_a_port(create_app(config, LocalBackend([host]))) as (address, port):
         answers = [_answer(f"http://{address}:{port}", json.loads(f"[{names}]"), words) for names, words in asked]
-    wanted = ["is a heart", "is blue", "the small blue star has moved from the centre to the left"]
+    wanted = [
+        "There is a large red heart in the centre and a small green circle in the bottom right.",
+        "is blue",
+        "in the centre",
+    ]
     assert len(answers) == len(wanted)
     assert [words for words, answer in zip(wanted, answers, strict=True) if words not in answer] == [], answers
 
