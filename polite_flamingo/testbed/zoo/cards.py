@@ -74,8 +74,8 @@ are answers to "What can you see in this image?" and its like. Beside them stand
 answers, and their politeness by `zoo:reward`, both trained on the same world. *Well-formed* means that the grammar of
 Shapes parses the whole answer and no sentence is said twice.
 
-It knows Shapes only: on photographs it talks of shapes. It cannot compare two pictures: its text attends to the last one
-only (attention v2), so what has changed is a guess.
+It knows Shapes only: on photographs it talks of shapes. It cannot compare two pictures: its text attends to the last
+one only (attention v2), so what has changed is a guess.
 """,
     "nli": """\
 A cross-encoder over (premise, hypothesis) with the labels contradiction, entailment, neutral: the lowest 3 layers
