@@ -94,7 +94,7 @@ class PaperConfig:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there are no seeds, or a run is unknown."""
+        """Raise ValueError for no seeds, or for a training run that does not exist."""
         if self.seeds < 1:
             raise ValueError("seeds must be at least 1; an interval needs two")
         names = [run.name for run in plan(Path(), self.training)]

@@ -49,7 +49,7 @@ class ServersConfig(ServerConfig):
             raise ValueError("endpoint: urls must name at least one server, and each once")
 
     def request(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a request to the model, with further fields; one that is None is left out."""
+        """Return a request body for the model with these fields added; those that are None are left out."""
         whole = {"model": self.model, **body, **extra}
         return {name: value for name, value in whole.items() if value is not None}
 

@@ -16,7 +16,9 @@ from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.sampling import SamplingParams, sample_tokens, seed_of, uniforms
 from polite_flamingo.images import decoding
-from polite_flamingo.rewriters.flamingo import Rewriter, shared_prefix
+from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
+from polite_flamingo.prompts import chat_prompt
+from polite_flamingo.rewriters.flamingo import Rewriter, chatting, shared_prefix
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
 GREEDY = GenerationConfig(max_new_tokens=12, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
@@ -310,3 +312,25 @@ def test_a_beam_search_that_fails_raises(rewriter, samples, monkeypatch):
 def test_settings_that_nobody_can_honour_are_refused(wrong):
     with pytest.raises(ValueError, match="generation"):
         GenerationConfig(**wrong)
+
+
+def test_a_model_that_chats_answers_the_last_turn_after_the_turns_before(rewriter: Rewriter, samples) -> None:
+    chat = Rewriter(rewriter.config, rewriter.model, chatting)
+    first = samples[0]
+    second = Turn(instruction="And the woman?", response="never read")
+
+    def prompt_of(answer: str) -> list[int]:
+        turns = (dataclasses.replace(first.turns[0], response=answer), second)
+        return chat._request(dataclasses.replace(first, turns=turns)).ids
+
+    ids = prompt_of("he runs")
+    assert ids == conversation_ids(
+        [
+            Exchange(prompt=chat_prompt(first.instruction), target="he runs", images=1),
+            Exchange(prompt=chat_prompt(second.instruction, first=False), target="", images=0),
+        ],
+        rewriter.model.tokenizer,
+    )
+    assert ids != prompt_of("he sits")
+    [text] = chat.texts([dataclasses.replace(first, turns=(first.turns[0], second))])
+    assert isinstance(text, str)

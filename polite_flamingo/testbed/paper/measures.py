@@ -29,7 +29,7 @@ class Spread:
     """A mean over seeds and questions.
 
     Attributes:
-        value: the mean; None if there is no number.
+        value: the mean; None without data.
         low: lower end of the interval; None with fewer than two seeds or questions.
         high: upper end of the interval.
         seeds: the mean of each seed.
@@ -143,15 +143,15 @@ def _reach(numbers_SQ: np.ndarray, confidence: float) -> float:
     rest = float((rest_SQ**2).sum()) / degrees[2]
     # neither factor's variance is negative: where chance makes it look so, the rest alone counts
     total = max(by_seed, rest) + max(by_question, rest) - rest
-    if not total:
-        return 0.0
+    if not total:  # all numbers are equal: the rule of three, as another question in `questions` / 3 may differ by 1
+        return 3 / questions
     squares = (by_seed, by_question, rest)
     freedom = total**2 / sum(square**2 / degree for square, degree in zip(squares, degrees, strict=True))
     return float(stdtrit(max(freedom, min(degrees)), (1 + confidence) / 2)) * math.sqrt(total / numbers_SQ.size)
 
 
 def of_model(results: PaperResults, role: Role, measure: Measure) -> np.ndarray:
-    """Return a table (seeds, questions of the measure's sets); NaN where there is no number."""
+    """Return a model's scores (seeds, questions of the measure's sets); missing ones are NaN."""
     sets = [name for name, held_out in results.sets.items() if measure.takes(held_out)]
     return np.stack([_numbers(seed, results.roles[role], measure.metric, sets) for seed in results.seeds])
 
@@ -205,7 +205,7 @@ NUMBERS: dict[str, Callable[[Rewrite], float | None]] = {
 def of_rewrites(
     results: PaperResults, generation: Generation, number: str, datasets: Collection[str] = ()
 ) -> np.ndarray:
-    """Return a table (seeds, annotations) of what a generation rewrote; NaN where there is no number.
+    """Return the scores (seeds, annotations) of what a generation rewrote; missing ones are NaN.
 
     Args:
         results: the repetition's results.

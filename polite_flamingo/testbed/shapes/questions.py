@@ -35,8 +35,8 @@ from polite_flamingo.testbed.shapes.scene import (
     Thing,
 )
 
-_TERSE = re.compile(r"(?:Answer: |The answer is |)([^.,\n]+)(.*)", re.DOTALL)
-"""An annotation (`sources.records.responses.answer_response`), a template's text or a bare answer; then a rationale."""
+_TERSE = re.compile(r"(?:Answer: |The answer is )([^.,\n]+)(.*)", re.DOTALL)
+"""An annotation (`sources.records.responses.answer_response`), or a template's text: the answer, then a rationale."""
 
 Kind = Literal["colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern"]
 KINDS: tuple[Kind, ...] = ("colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern")
@@ -104,9 +104,10 @@ class Question:
         it may say nothing else. A terse answer is bare, or worded like an annotation (`Answer: red`) or a template; its
         rationale counts as a reason unchecked.
         """
-        terse = _TERSE.fullmatch(text)
-        if terse and terse[1].strip().lower() == self.answer:
-            return len(terse[2]) > 1 or not reasoned
+        if text.strip().removesuffix(".").lower() == self.answer:
+            return not reasoned
+        if terse := _TERSE.fullmatch(text):
+            return terse[1].strip() == self.answer and (len(terse[2]) > 1 or not reasoned)
         found = parse(text)
         right = [claim for wording in range(2) for claim in parse(self.polite(wording)) or ()]
         if found is None or not any(claim in found for claim in right):

@@ -26,7 +26,7 @@ from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
 from polite_flamingo.filters.politeness import Politeness
 from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import FILE
-from polite_flamingo.sample import Sample, unmarked
+from polite_flamingo.sample import Sample
 from polite_flamingo.testbed.shapes.exam import PARTS, Item, exam, mentioned, sentences
 from polite_flamingo.testbed.shapes.scene import Scene
 from polite_flamingo.testbed.zoo.pairs import well_formed
@@ -75,9 +75,8 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
         _note(figures, f"in domain: {kind}", [mark for mark in marks["in"] if mark[0] == kind])
     figures["weakest kind in domain"] = min(figures[f"in domain: {kind}"] for kind in kinds)
     _note(figures, "left out of tuning, or crowded", marks["out"])
-    crowded = [mark for mark in marks["out"] if mark[0].startswith("crowded")]
-    _note(figures, "kinds left out of tuning", [mark for mark in marks["out"] if mark not in crowded])
-    _note(figures, "crowded scenes", crowded)
+    for name, crowded in (("kinds left out of tuning", False), ("crowded scenes", True)):
+        _note(figures, name, [mark for mark in marks["out"] if mark[0].startswith("crowded") == crowded])
     described = [(one.scene, text) for one, text in zip(items["described"], said["described"], strict=True)]
     checks: dict[str, Callable[[str, Scene], list[bool]]] = {
         "descriptions: sentences that are true": sentences,
@@ -112,7 +111,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def _judged(items: list[Item], said: list[str]) -> dict[str, float]:
     """Return what the zoo's own judges think of the answers in domain."""
-    asked = [unmarked(item.sample.instruction).replace("(image)", "").strip() for item in items]
+    asked = [item.sample.question for item in items]
     raw = [item.sample.response for item in items]
     polite = Politeness(str(hub.ZOO / "reward"), device="cpu", batch_size=64)
     reward_N, raw_N = (np.array(polite.score(list(zip(asked, texts, strict=True)))) for texts in (said, raw))

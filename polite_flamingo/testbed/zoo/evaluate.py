@@ -43,7 +43,8 @@ BARS: dict[str, tuple[str, float]] = {
     "preferred to the annotation": (">=", 0.95),
     "well-formed answers": (">=", 0.95),
 }
-"""What each figure must reach."""
+"""What each figure must reach. Those of `clip` and `clever_flamingo` are floors until both are trained again: the goals
+are an AUC of 0.97, 0.90 in domain, 0.80 for the weakest kind, and 0.90 and 0.85 for descriptions."""
 
 
 def sample_of(pair: Pair, key: str) -> Sample:
