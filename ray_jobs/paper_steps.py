@@ -66,6 +66,12 @@ class Sizes:
     descriptions: int = 120
     rewritten: int = 40
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if there are fewer than are needed."""
+        for name, least in (("annotations", 9), ("rewritten", 9), ("conversations", 1), ("questions", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"sizes.{name} must be at least {least}, not {getattr(self, name)}")
+
     def parts(self) -> dict[Part, int]:
         """Return the number of items of each part of the exam."""
         return {

@@ -2,7 +2,7 @@
 
     in         kinds of question that tuning shows, about scenes of one to four things; some also ask why
     out        kinds that tuning leaves out, and crowded scenes
-    again      second turns that refer back: "And the one beside it?"
+    second     second turns that refer back: "And the one beside it?"
     described  "What can you see in this image?"
     changes    two pictures and what has changed
     text       no pictures: reading a text, knowledge, notes
@@ -32,7 +32,7 @@ from polite_flamingo.testbed.shapes.questions import KINDS, Kind, Question, ask,
 from polite_flamingo.testbed.shapes.scene import Scene, random_change, random_scene
 from polite_flamingo.testbed.shapes.texts import REASONED, Exchange, drawn, knowledge, note, reading
 
-Part = Literal["in", "out", "again", "described", "changes", "text"]
+Part = Literal["in", "out", "second", "described", "changes", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 SHOWN: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in HELD_OUT)
@@ -97,7 +97,7 @@ def _out(rng: random.Random, key: str) -> Item:
     return dataclasses.replace(item, kind=f"crowded: {item.kind}")
 
 
-def _again(rng: random.Random, key: str) -> Item:
+def _second(rng: random.Random, key: str) -> Item:
     while True:
         scene = random_scene(rng)
         first = ask(rng, scene, SHOWN)
@@ -147,7 +147,7 @@ def _text(rng: random.Random, key: str) -> Item:
 
 
 _MAKERS: dict[Part, Callable[[random.Random, str], Item]] = {
-    "in": _in, "out": _out, "again": _again, "described": _described, "changes": _changes, "text": _text,
+    "in": _in, "out": _out, "second": _second, "described": _described, "changes": _changes, "text": _text,
 }  # fmt: skip
 
 

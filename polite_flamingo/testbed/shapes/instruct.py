@@ -39,6 +39,12 @@ MAKERS = {reading: 0.4, knowledge: 0.2, note: 0.15, telling: 0.25}
 
 WHY = " Why?"
 
+DESCRIBE = (
+    *INSTRUCTIONS["captioning"], "What can you see?", "What is in the picture?", "Describe what you see.",
+    "What does this image contain?", "Please tell me what is in this image.", "What is there to see here?",
+)  # fmt: skip
+"""Requests for a description: people word them in more ways than the adapters of datasets do."""
+
 TALKATIVE = 0.6
 """Share of answers in conversations that give their reason unasked, if they have one: good responses say more than
 annotations do, and a reward model prefers them."""
@@ -125,7 +131,7 @@ class _Album:
         """Return a detailed description: all that the captions and boxes say."""
         scene = random_scene(self._rng)
         captions = terse_captions(self._rng, scene)
-        asked = self._rng.choice(INSTRUCTIONS["captioning"])
+        asked = self._rng.choice(DESCRIBE)
         return self._record(scene, captions, [(asked, describe(scene, captions))])
 
     def reasoning(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:

@@ -61,13 +61,13 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
     )
     items = {part: exam(part, size, seed) for part in PARTS}
     said = {part: answers(model, [item.sample for item in found]) for part, found in items.items()}
-    seconds = answers(model, [one.after(text) for one, text in zip(items["again"], said["again"], strict=True)])
+    seconds = answers(model, [one.after(text) for one, text in zip(items["second"], said["second"], strict=True)])
     marks: dict[str, list[tuple[str, bool]]] = {
         part: [(one.kind, one.right(text)) for one, text in zip(found, said[part], strict=True)]
         for part, found in items.items()
     }
-    following = [one.next for one in items["again"] if one.next]
-    marks["again"] = [(one.kind, one.right(text)) for one, text in zip(following, seconds, strict=True)]
+    following = [one.next for one in items["second"] if one.next]
+    marks["second"] = [(one.kind, one.right(text)) for one, text in zip(following, seconds, strict=True)]
     figures: dict[str, float] = {}
     _note(figures, IN, marks["in"])
     kinds = sorted({kind for kind, _ in marks["in"]})
@@ -84,7 +84,7 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
     }
     for name, check in checks.items():
         _note(figures, name, [(name, mark) for scene, text in described if scene for mark in check(text, scene)])
-    _note(figures, "second turns that refer back", marks["again"])
+    _note(figures, "second turns that refer back", marks["second"])
     _note(figures, "changes between two pictures", marks["changes"])
     _note(figures, "text-only questions", marks["text"])
     return figures | _judged(items["in"], said["in"])

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from polite_flamingo.prompts import MEDIA, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK
 from polite_flamingo.testbed.shapes.captions import describe, polite_change, terse_captions
-from polite_flamingo.testbed.shapes.questions import Question, ask, follow_up
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind, Question, ask, follow_up
 from polite_flamingo.testbed.shapes.scene import Scene, any_scene, random_change
 from polite_flamingo.testbed.shapes.texts import drawn, is_reserved, knowledge, told
 from polite_flamingo.testbed.zoo.pairs import random_pair
@@ -35,6 +35,12 @@ HEADINGS = (
 
 QUIZ = 8
 """Questions in a quiz, at most."""
+
+STEPWISE = 0.3
+"""Share of comparisons that come after the places of both things: what to look up, before it is done in one go."""
+
+ANSWER_WEIGHT = 6.0
+"""Least loss weight of a whole text, shared among its tokens: a short answer would teach a sixth of a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +96,34 @@ def seen_and_answered(rng: random.Random) -> Document:
     return Document(parts=_quiz(rng, scene, MEDIA), scenes=(scene,))
 
 
-def _quiz(rng: random.Random, scene: Scene, start: str, given: str = "") -> tuple[tuple[str, str], ...]:
+def seen_and_compared(rng: random.Random) -> Document:
+    """Return the like, with many questions about several things at once, which are the hardest: how many, and where."""
+    scene = any_scene(rng)
+    return Document(parts=_quiz(rng, scene, MEDIA, kinds=("count", "beside")), scenes=(scene,))
+
+
+def _quiz(
+    rng: random.Random, scene: Scene, start: str, given: str = "", kinds: tuple[Kind, ...] = KINDS
+) -> tuple[tuple[str, str], ...]:
     """Return questions and answers about `scene`; none that is reserved for evaluation, if `given` describes it."""
     parts: list[tuple[str, str]] = []
+    if len(scene.things) == 1:
+        kinds = KINDS  # nothing to compare
     question: Question | None = None
     wanted = rng.randint(3, QUIZ)
     while len(parts) < wanted:
         following = follow_up(rng, scene, question) if question and rng.random() < 0.4 else None
-        question = following or ask(rng, scene)
+        question = following or ask(rng, scene, kinds)
         if given and is_reserved(question.text, given):
             continue
+        if kinds != KINDS and question.kind == "beside" and rng.random() < STEPWISE:
+            for name in (
+                f"{question.slots['colour']} {question.slots['shape']}",
+                f"{question.slots['colour2']} {question.slots['shape2']}",
+            ):
+                place = next(thing.place for thing in scene.things if thing.name == name)
+                parts.append((f"{start}Question: Where is the {name}?\nShort answer: ", place))
+                start = "\n"
         if rng.random() < 0.5:
             parts.append((f"{start}Question: {question.text}\nShort answer: ", question.answer))
         else:
@@ -131,7 +155,8 @@ class Batches:
     """Samples documents by weight, sorts a pool of them by length, and pads each batch.
 
     Each batch is (ids, weights, scenes): ids and weights (B, T), right-padded with id 0; weights[b, t] is the loss
-    weight of *predicting* token t: 1 in the texts and their EOS, `prefix_weight` in the prefixes, 0 in the padding.
+    weight of *predicting* token t: 1 or more in the texts and their EOS (`ANSWER_WEIGHT`), `prefix_weight` in the
+    prefixes, 0 in the padding.
     Batch `i` depends on `seed` and `i` alone, so that a resumed run sees what an uninterrupted one would.
     """
 
@@ -173,5 +198,6 @@ class Batches:
         ids, weights = [self._tokenizer.bos_token_id], [0.0]
         for prefix, text in zip(prefixes, texts, strict=True):
             ids += [*prefix, *text, self._tokenizer.eos_token_id]
-            weights += [self._prefix_weight] * len(prefix) + [1.0] * (len(text) + 1)
+            weight = max(1.0, ANSWER_WEIGHT / (len(text) + 1))
+            weights += [self._prefix_weight] * len(prefix) + [weight] * (len(text) + 1)
         return ids, weights, document.scenes

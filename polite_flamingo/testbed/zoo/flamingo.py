@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -17,7 +19,8 @@ from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig
 from polite_flamingo.flamingo.model.build import build_flamingo
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
 from polite_flamingo.flamingo.model.lora import add_lora, save_lora
-from polite_flamingo.testbed.shapes.scene import Scene
+from polite_flamingo.testbed.shapes.grammar import count_of
+from polite_flamingo.testbed.shapes.scene import COLOURS, SHAPES, Scene
 from polite_flamingo.testbed.zoo.clip import CELL_CLASSES, GROUND_CLASSES, cells_loss, ground_loss, pixels
 from polite_flamingo.testbed.zoo.documents import (
     Batches,
@@ -26,6 +29,7 @@ from polite_flamingo.testbed.zoo.documents import (
     read_and_answered,
     rewriting,
     seen_and_answered,
+    seen_and_compared,
     seen_and_described,
     seen_and_written_out,
 )
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
 BASE_STEPS = 2000
+COMPARE_STEPS = 2000
 POLITE_STEPS = 400
+COUNT_CLASSES = 8
+"""Counts that occur in a picture: 0 to 7."""
 LORA = LoraSettings(r=32, alpha=32)
 
 
@@ -69,7 +76,8 @@ def latents(model: FlamingoModel, rows: list[tuple[Scene, ...]]) -> Tensor:
 
 
 class LatentHeads(nn.Module):
-    """Names the contents of each cell from one latent of its own, and the ground from another; for training only.
+    """Names the contents of each cell from one latent of its own, the ground from another, and from two more how many
+    things there are of each colour and of each shape; for training only.
 
     Without it the cross-attention has to find out at the same time what the latents hold and which one to read.
     """
@@ -78,10 +86,24 @@ class LatentHeads(nn.Module):
         super().__init__()
         self.cell = nn.Linear(width, CELL_CLASSES)
         self.ground = nn.Linear(width, GROUND_CLASSES)
+        self.colours = nn.Linear(width, len(COLOURS) * COUNT_CLASSES)
+        self.shapes = nn.Linear(width, (1 + len(SHAPES)) * COUNT_CLASSES)
 
     def forward(self, x_BLD: Tensor, scenes: list[Scene]) -> Tensor:
-        """Return the classification loss of the first ten latents (B, L, D) of each picture."""
-        return cells_loss(self.cell(x_BLD[:, :9]), scenes) + ground_loss(self.ground(x_BLD[:, 9]), scenes)
+        """Return the classification loss of the first twelve latents (B, L, D) of each picture."""
+        loss = cells_loss(self.cell(x_BLD[:, :9]), scenes) + ground_loss(self.ground(x_BLD[:, 9]), scenes)
+        colours = [[count_of(scene, "shape", colour) for colour in COLOURS] for scene in scenes]
+        shapes = [[count_of(scene, noun, None) for noun in ("shape", *SHAPES)] for scene in scenes]
+        return (
+            loss + _counts_loss(self.colours(x_BLD[:, 10]), colours) + _counts_loss(self.shapes(x_BLD[:, 11]), shapes)
+        )
+
+
+def _counts_loss(logits_BC: Tensor, counts: list[list[int]]) -> Tensor:
+    """Return the classification loss of several counts a picture, half as heavy where there is nothing to count."""
+    target = torch.tensor(counts).flatten()
+    each = F.cross_entropy(logits_BC.float().unflatten(1, (-1, COUNT_CLASSES)).flatten(0, 1), target, reduction="none")
+    return (each * torch.where(target == 0, 0.5, 1.0)).mean()
 
 
 def _fit(
@@ -109,9 +131,13 @@ def _fit(
 
 
 def train_base(
-    weights: Path, language_model: Path, *, seed: int = 0, steps: int = BASE_STEPS, batch: int = 32, lr: float = 2e-3
-) -> None:
+    weights: Path, language_model: Path, *, seed: int = 0, steps: int = BASE_STEPS, compare: int = COMPARE_STEPS,
+    batch: int = 32, lr: float = 2e-3,
+) -> None:  # fmt: skip
     """Add vision to the language model: train it, perceiver and gated cross-attention, but not the vision tower.
+
+    Two phases, each resumed from its last checkpoint: `steps` steps on all kinds of document, then `compare` steps, at
+    half the learning rate, with many questions about several things at once.
 
     Writes `flamingo/`: configuration and tokenizer of the language model, `flamingo.safetensors` (fp16).
     """
@@ -134,12 +160,17 @@ def train_base(
         seen_and_answered: 0.4, seen_and_described: 0.2, seen_and_written_out: 0.2, notes_written_out: 0.1,
         read_and_answered: 0.1,
     }  # fmt: skip
-    data = Batches(f"base-{seed}", makers, AutoTokenizer.from_pretrained(folder), batch, prefix_weight=0.02)
+    comparing = makers | {seen_and_answered: 0.25, seen_and_compared: 0.35, seen_and_written_out: 0.1}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     heads = LatentHeads(model.latents_shape[1])
     named = [*model.named_parameters(), *((f"heads.{name}", p) for name, p in heads.named_parameters())]
-    optimiser = Optimiser([(n, p) for n, p in named if not n.startswith("vision_encoder.")], lr=lr, steps=steps)
-    checkpoint = Checkpoint(folder / "training" / "base.pt", model=model, heads=heads, optimiser=optimiser)
-    _fit(model, data, optimiser, steps, checkpoint, heads)
+    named = [(name, parameter) for name, parameter in named if not name.startswith("vision_encoder.")]
+    for name, mixture, number, rate in (("base", makers, steps, lr), ("compare", comparing, compare, lr / 2)):
+        data = Batches(f"{name}-{seed}", mixture, tokenizer, batch, prefix_weight=0.02)
+        optimiser = Optimiser(named, lr=rate, steps=number)
+        checkpoint = Checkpoint(folder / "training" / f"{name}.pt", model=model, heads=heads, optimiser=optimiser)
+        print(f"{name}: {number} steps", file=sys.stderr)
+        _fit(model, data, optimiser, number, checkpoint, heads)
     save_flamingo(model, folder / "flamingo.safetensors", dtype=torch.float16)
 
 

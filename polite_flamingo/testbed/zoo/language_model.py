@@ -26,11 +26,11 @@ def config(vocabulary: int) -> transformers.LlamaConfig:
 
 
 def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """Return the mean next-token loss by `weights` (B, T), and the share of correct text tokens (weight 1)."""
+    """Return the mean next-token loss by `weights` (B, T), and the share of correct text tokens (weight 1 or more)."""
     kept = weights[:, 1:] > 0
     predicted, target, weight = logits[:, :-1][kept].float(), ids[:, 1:][kept], weights[:, 1:][kept]
     each = F.cross_entropy(predicted, target, reduction="none")
-    hits = (predicted.argmax(-1) == target)[weight == 1]
+    hits = (predicted.argmax(-1) == target)[weight >= 1]
     return (each * weight).sum() / weight.sum(), hits.float().mean().item()
 
 

@@ -38,7 +38,9 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
         training = out / "flamingo" / "training"
         text_only = training / "language_model"
         language_model.train(text_only, training / "language_model.pt", seed=seed, steps=steps(language_model.STEPS))
-        flamingo.train_base(out, text_only, seed=seed, steps=steps(flamingo.BASE_STEPS))
+        flamingo.train_base(
+            out, text_only, seed=seed, steps=steps(flamingo.BASE_STEPS), compare=steps(flamingo.COMPARE_STEPS)
+        )
         shutil.rmtree(training)
     elif name == "polite_flamingo":
         flamingo.train_polite(out, seed=seed, steps=steps(flamingo.POLITE_STEPS))
