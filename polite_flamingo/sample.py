@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from polite_flamingo.candidates import Candidate
 from polite_flamingo.text_files import is_writable
 
 Task = Literal["captioning", "classification", "change_captioning", "vqa_rationale", "vqa", "text", "dialogue"]
@@ -138,6 +139,8 @@ class Sample:
         rewritten: the polite response, once rewritten, of a sample with one turn; conversations have it in their turns.
         scores: the filters' scores, the reward before and after, Rouge-L, likewise; JSON types only.
         provenance: source shard and index, SHA-256 of images, config hash; JSON types only.
+        candidates: several models' answers to the last turn, with their ratings.
+        rejected: the worse answer of a preference pair, to the last turn; the better one is `rewritten`.
         before: of a turn that is handled as a sample of its own (`conversations.parts_of`), the turns before it; never
             stored.
     """
@@ -151,6 +154,8 @@ class Sample:
     rewritten: str | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
+    rejected: str | None = None
     before: tuple[Turn, ...] = ()
 
     @property
@@ -213,6 +218,10 @@ class Sample:
         }
         if self.rewritten is not None:
             record["rewritten"] = self.rewritten
+        if self.rejected is not None:
+            record["rejected"] = self.rejected
+        if self.candidates:
+            record["candidates"] = [candidate.to_record() for candidate in self.candidates]
         return record | {name: dict(found) for name in ("scores", "provenance") if (found := getattr(self, name))}
 
     @staticmethod
@@ -250,6 +259,12 @@ class Sample:
             require(isinstance(record.get(name, {}), dict), f"field {name!r} must be an object")
         rewritten = record.get("rewritten")
         require(rewritten is None or isinstance(rewritten, str), "field 'rewritten' must be a string")
+        rejected = record.get("rejected")
+        require(rejected is None or isinstance(rejected, str), "field 'rejected' must be a string")
+        try:
+            candidates = tuple(Candidate.from_record(one) for one in record.get("candidates", ()))
+        except (TypeError, KeyError, ValueError) as error:
+            raise BadSample("bad_field", f"{record['key']}: field 'candidates': {error}") from error
         return Sample(
             key=record["key"],
             dataset=record["dataset"],
@@ -260,6 +275,8 @@ class Sample:
             rewritten=rewritten,
             scores=record.get("scores", {}),
             provenance=record.get("provenance", {}),
+            candidates=candidates,
+            rejected=rejected,
         )
 
 
