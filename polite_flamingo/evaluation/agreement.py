@@ -15,10 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, estimate
-
-MOST_RESAMPLED = 10_000
-"""Pairs of which intervals are made: more make them hardly narrower, and take minutes."""
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, resampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,27 +136,20 @@ def agreements(ratings: Ratings, good: int, resampling: Resampling | None = None
             Agreement(
                 mark=mark,
                 other=other,
-                spearman=_measured(spearman, left_N, right_N, resampling),
-                kappa=_measured(kappa, *classes, resampling),
+                spearman=measured(spearman, left_N, right_N, resampling),
+                kappa=measured(kappa, *classes, resampling),
                 about=about,
             )
         )
     return found
 
 
-def _measured(
+def measured(
     statistic: Callable[[np.ndarray, np.ndarray], float],
     left_N: np.ndarray, right_N: np.ndarray, resampling: Resampling,
 ) -> Estimate:  # fmt: skip
-    """Return a statistic of pairs with its bootstrap interval."""
-    value, n = statistic(left_N, right_N), len(left_N)
-    rng = np.random.default_rng(resampling.seed)
-    some = rng.choice(n, MOST_RESAMPLED, replace=False) if n > MOST_RESAMPLED else np.arange(n)
-    draws = []
-    for _ in range(resampling.draws if n > 1 else 0):
-        picked = some[rng.integers(0, len(some), len(some))]
-        draws.append(statistic(left_N[picked], right_N[picked]))
-    return estimate(value if np.isfinite(value) else None, np.asarray(draws), n, resampling.confidence)
+    """Return a statistic of pairs, such as `kappa`, with its bootstrap interval; value None where it is NaN."""
+    return resampled(statistic, (left_N, right_N), resampling)
 
 
 def _words(one: Estimate) -> str:

@@ -10,13 +10,17 @@ correct) the interval has no width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 MAX_WEIGHTS = 1 << 22
 """Most weights held in memory at once (32 MiB)."""
+
+
+MOST_RESAMPLED = 10_000
+"""Rows of which `resampled` makes intervals: more make them hardly narrower, and take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,43 @@ def estimate(value: float | None, draws_R: np.ndarray, n: int, confidence: float
 def intervals(values_KN: np.ndarray, resampling: Resampling, stream: int = 0) -> list[Estimate]:
     """Return the mean of each row with its interval, in one step."""
     return estimates(values_KN, resampled_means(values_KN, resampling, stream), resampling.confidence)
+
+
+def resampled(
+    statistic: Callable[..., float], columns: Sequence[np.ndarray], resampling: Resampling,
+    clusters_N: np.ndarray | None = None,
+) -> Estimate:  # fmt: skip
+    """Return any statistic of rows, with its interval; `n` counts what was resampled.
+
+    Args:
+        statistic: takes the columns, each at the rows of one draw.
+        columns: arrays over the same N rows.
+        resampling: of the interval, which is of a seeded choice if there are more than about `MOST_RESAMPLED` rows.
+        clusters_N: which rows are resampled together, such as the answers to one prompt, as any numbers; by default
+            each row stands alone.
+    """
+    rows = len(columns[0])
+    value = statistic(*columns) if rows else float("nan")
+    members, starts, sizes = _grouped(np.arange(rows) if clusters_N is None else clusters_N)
+    n = len(sizes)
+    rng = np.random.default_rng(resampling.seed)
+    most = max(2, MOST_RESAMPLED * n // max(rows, 1))
+    some = rng.choice(n, most, replace=False) if n > most else np.arange(n)
+    draws = []
+    for _ in range(resampling.draws if n > 1 else 0):
+        picked = some[rng.integers(0, len(some), len(some))]
+        counts = sizes[picked]
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        picks = members[np.repeat(starts[picked], counts) + offsets]
+        draws.append(statistic(*(column[picks] for column in columns)))
+    return estimate(float(value) if np.isfinite(value) else None, np.asarray(draws), n, resampling.confidence)
+
+
+def _grouped(clusters_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows ordered by cluster, and for each cluster its first place in that order and its size."""
+    members = np.argsort(clusters_N, kind="stable")
+    _, starts, sizes = np.unique(clusters_N[members], return_index=True, return_counts=True)
+    return members, starts, sizes
 
 
 def shared(values_CN: np.ndarray) -> np.ndarray:

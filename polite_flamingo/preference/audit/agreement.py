@@ -1,0 +1,207 @@
+"""Whether the judge agrees with other judges and with people: choices, and ratings attribute by attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from polite_flamingo.candidates import ATTRIBUTES
+from polite_flamingo.evaluation.agreement import kappa
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, resampled
+from polite_flamingo.preference.audit.evidence import Evidence
+from polite_flamingo.preference.audit.limits import Check, Measure, measured, only_warns
+from polite_flamingo.preference.audit.people import Side, Vote
+from polite_flamingo.preference.audit.readings import Prompt, choices, sign
+
+Row = tuple[int, float, float]
+"""Number of what is resampled, and what two raters say of the same thing."""
+
+
+def judges(evidence: Evidence) -> Check:
+    """Check that the judge chooses as other judges do: kappa of choices, weighted kappa of ratings.
+
+    Only the reference can fail it. Of two judges that differ, either may be wrong.
+    """
+    settings, limits = evidence.settings, evidence.settings.limits
+    measures, missing, chart = list[Measure](), list[str](), list[list[float | str | None]]()
+    for other in evidence.others:
+        rows = [*_chosen_by_both(evidence, other)]
+        if not rows:
+            missing.append(f"choices between two answers that {evidence.judge} and {other} both rated")
+            continue
+        trusted = other == evidence.reference
+        about = f"The same choice in {np.mean([left == right for _, left, right in rows]):.1%} of those both make."
+        one = measured(
+            f"choices: {other}", kappa_of(rows, settings.resampling, mirrored=True), limits.judges, limits.least,
+            share=False, about=about,
+        )  # fmt: skip
+        measures.append(one if trusted else only_warns(one))
+        chart.append([other, one.found.value, one.found.low, one.found.high])
+        for name, rated in _rated_by_both(evidence, other).items():
+            found = kappa_of(rated, settings.resampling)
+            if found.value is not None:
+                about = "Ratings, quadratic weights."
+                measures.append(measured(f"{name}: {other}", found, None, limits.least, share=False, about=about))
+    if not evidence.others:
+        missing.append("ratings of the same answers by a second judge (polite-flamingo rate with another judge)")
+    return Check(name="judges", measures=tuple(measures), missing=tuple(missing), charts={"kappas": chart} if chart else {})
+
+
+def kappa_of(rows: list[Row], resampling: Resampling, *, mirrored: bool = False) -> Estimate:
+    """Return Cohen's kappa with its interval.
+
+    Args:
+        rows: what two raters say.
+        resampling: of the interval.
+        mirrored: whether the sign of what they say is arbitrary, as in a choice between two answers; each row then
+            counts both ways, so chance agreement is exactly a half.
+    """
+    numbers_N, left_N, right_N = np.array(rows, dtype=float).T
+
+    def both_ways(left_N: np.ndarray, right_N: np.ndarray) -> float:
+        return kappa(np.concatenate([left_N, -left_N]), np.concatenate([right_N, -right_N]))
+
+    return resampled(both_ways if mirrored else kappa, (left_N, right_N), resampling, numbers_N)
+
+
+def _chosen_by_both(evidence: Evidence, other: str) -> Iterator[Row]:
+    for number, prompt in enumerate(evidence.prompts):
+        theirs = prompt.scores(other)
+        for first, second, apart in choices(prompt.scores(evidence.judge)):
+            if {first, second} <= theirs.keys():
+                signs = sign(apart), sign(theirs[first] - theirs[second])
+                if all(signs):
+                    yield number, float(signs[0]), float(signs[1])
+
+
+def _rated_by_both(evidence: Evidence, other: str) -> dict[str, list[Row]]:
+    """Return attribute -> ratings of the same answers; means of several readings are rounded."""
+    found: dict[str, list[Row]] = {}
+    for number, prompt in enumerate(evidence.prompts):
+        ours, theirs = prompt.attributes(evidence.judge), prompt.attributes(other)
+        for answer in sorted(ours.keys() & theirs.keys()):
+            for name in ATTRIBUTES:
+                if name in ours[answer] and name in theirs[answer]:
+                    pair = round(ours[answer][name]), round(theirs[answer][name])
+                    found.setdefault(name, []).append((number, float(pair[0]), float(pair[1])))
+    return found
+
+
+def people(evidence: Evidence) -> Check:
+    """Check that people choose and rate as the judge does."""
+    settings, limits, labels = evidence.settings, evidence.settings.limits, evidence.labels
+    if not labels.votes and not labels.ratings:
+        return Check(name="people", missing=("people's votes (--labels labels.jsonl; polite-flamingo vote makes them)",))
+    places = _Places(evidence)
+    measures, missing, chart = list[Measure](), list[str](), list[list[float | str | None]]()
+    for what, rows in (("judge's choices", places.with_judge()), ("pairs", places.with_pairs())):
+        decided = [row for row in rows if row[1] and row[2]]
+        if decided:
+            same = np.mean([left == right for _, left, right in decided])
+            about = f"The same choice in {same:.1%} of {len(decided):,}; people saw no difference in {_ties(rows):.1%}."
+            found = kappa_of(decided, settings.resampling, mirrored=True)
+            measures.append(measured(f"people and the {what}", found, limits.people, limits.least, share=False, about=about))
+            chart.append([what, found.value, found.low, found.high])
+    for name, rows in places.ratings().items():
+        found = kappa_of(rows, settings.resampling)
+        about = "Ratings, quadratic weights."
+        measures.append(measured(f"people: {name}", found, limits.people, limits.least, share=False, about=about))
+        chart.append([name, found.value, found.low, found.high])
+    if among := places.among_people():
+        found = kappa_of(among, settings.resampling, mirrored=True)
+        measures.append(measured("people among themselves", found, None, limits.least, share=False))
+        chart.append(["people among themselves", found.value, found.low, found.high])
+    if places.unknown:
+        missing.append(f"{places.unknown:,} of {len(labels.votes) + len(labels.ratings):,} labels are of answers not read here")
+    return Check(name="people", measures=tuple(measures), missing=tuple(missing), charts={"kappas": chart} if chart else {})
+
+
+def _ties(rows: list[Row]) -> float:
+    return float(np.mean([not theirs for _, _, theirs in rows]))
+
+
+class _Places:
+    """Joins labels with prompts and pairs.
+
+    Attributes:
+        unknown: labels of prompts or answers that were not read.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._pairs = {pair.key: pair for pair in evidence.pairs} if evidence.given else {}
+        self._prompts = {prompt.key: prompt for prompt in evidence.prompts}
+        self._numbers = {key: number for number, key in enumerate(dict.fromkeys([*self._prompts, *self._pairs]))}
+        labels = evidence.labels
+        self.unknown = sum(self._answers(vote) is None and not self._of_pair(vote) for vote in labels.votes)
+        self.unknown += sum(self._answer(one.key, one.answer) is None for one in labels.ratings)
+
+    def _prompt(self, key: str) -> Prompt | None:
+        pair = self._pairs.get(key)
+        return self._prompts.get(key) or (pair.prompt if pair else None)
+
+    def _answer(self, key: str, side: Side) -> int | None:
+        """Return the place among a prompt's answers."""
+        pair, prompt = self._pairs.get(key), self._prompt(key)
+        if prompt is None:
+            return None
+        if isinstance(side, int):
+            return prompt.numbers.index(side) if side in prompt.numbers else None
+        return pair.answers[side == "rejected"] if pair and pair.answers else None
+
+    def _answers(self, vote: Vote) -> tuple[int, int] | None:
+        first, second = self._answer(vote.key, vote.first), self._answer(vote.key, vote.second)
+        return None if first is None or second is None else (first, second)
+
+    def _of_pair(self, vote: Vote) -> int:
+        """Return 1 if a vote's first answer is the chosen one of its pair, -1 if it is the rejected one, else 0."""
+        pair = self._pairs.get(vote.key)
+        if pair is None:
+            return 0
+        if {vote.first, vote.second} == {"chosen", "rejected"}:
+            return 1 if vote.first == "chosen" else -1
+        answers = self._answers(vote)
+        if answers is None or pair.answers is None or {*answers} != {*pair.answers}:
+            return 0
+        return 1 if answers == pair.answers else -1
+
+    def with_judge(self) -> list[Row]:
+        """Return the judge's choice and a person's, of the same answers; the judge's ties are left out."""
+        rows = list[Row]()
+        for vote in self._evidence.labels.votes:
+            answers, prompt = self._answers(vote), self._prompt(vote.key)
+            scores: Mapping[int, float] = prompt.scores(self._evidence.judge) if prompt and answers else {}
+            if answers and {*answers} <= scores.keys() and (ours := sign(scores[answers[0]] - scores[answers[1]])):
+                rows.append((self._numbers[vote.key], float(ours), vote.prefers))
+        return rows
+
+    def with_pairs(self) -> list[Row]:
+        """Return which side a pair calls better and which a person does."""
+        votes = self._evidence.labels.votes
+        return [(self._numbers[vote.key], float(side), vote.prefers) for vote in votes if (side := self._of_pair(vote))]
+
+    def ratings(self) -> dict[str, list[Row]]:
+        """Return attribute -> the judge's rating and a person's, of the same answers."""
+        found: dict[str, list[Row]] = {}
+        for one in self._evidence.labels.ratings:
+            answer, prompt = self._answer(one.key, one.answer), self._prompt(one.key)
+            ours = prompt.attributes(self._evidence.judge).get(answer, {}) if prompt and answer is not None else {}
+            for name in one.values.keys() & ours.keys():
+                found.setdefault(name, []).append((self._numbers[one.key], float(round(ours[name])), float(one.values[name])))
+        return {name: found[name] for name in ATTRIBUTES if name in found}
+
+    def among_people(self) -> list[Row]:
+        """Return what each two people chose between the same answers."""
+        votes: dict[tuple[str, frozenset[Side]], list[tuple[str, float]]] = {}
+        for vote in self._evidence.labels.votes:
+            turned = 1 if str(vote.first) < str(vote.second) else -1
+            same = votes.setdefault((vote.key, frozenset((vote.first, vote.second))), [])
+            same.append((vote.voter, turned * vote.prefers))
+        return [
+            (number, left, right)
+            for number, said in enumerate(votes.values())
+            for place, (voter, left) in enumerate(said)
+            for other, right in said[place + 1 :]
+            if voter != other and left and right
+        ]

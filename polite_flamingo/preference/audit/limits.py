@@ -1,0 +1,209 @@
+"""When a figure passes, warns or fails: limits that users can move, each with the reason for its default."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
+
+Verdict = Literal["pass", "warn", "fail", "not_measured"]
+
+WORST_FIRST: tuple[Verdict, ...] = ("fail", "warn", "pass", "not_measured")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Two thresholds of a figure. It is the worse the higher, unless `fail` is below `warn`.
+
+    Attributes:
+        warn: beyond this the check warns.
+        fail: beyond this the check fails.
+    """
+
+    warn: float
+    fail: float
+
+    def verdict(self, found: Estimate) -> Verdict:
+        """Judge a figure: its whole interval must lie beyond a threshold, so that chance alone fails nothing.
+
+        A figure that is itself beyond `fail` warns, however wide its interval. Without an interval the figure decides.
+        """
+        if found.value is None:
+            return "not_measured"
+        up = 1 if self.fail >= self.warn else -1
+        near = found.low if up > 0 else found.high
+        near = found.value if near is None else near
+        if up * near > up * self.fail:
+            return "fail"
+        return "warn" if up * near > up * self.warn or up * found.value > up * self.fail else "pass"
+
+    def words(self) -> str:
+        """Say when it warns and fails."""
+        side = "above" if self.fail >= self.warn else "below"
+        return f"warns {side} {self.warn:g}, fails {side} {self.fail:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """All limits.
+
+    Attributes:
+        least: fewest prompts (or pairs) of which a figure is judged; with fewer it counts as not measured.
+        reversed: share of pairs whose rejected answer has the higher rating. It is 0 unless labels were flipped.
+        ties: share of comparisons that end level. A judge that gives all answers the same rating says little.
+        halo: correlation of two attributes. The paper's judge has 0.93 for helpfulness and correctness; nearly 1 means
+            that one opinion was written down several times.
+        length: area under the ROC curve of length alone, or of shortness, as a guess of what is chosen; 0.5 is chance.
+            Training on pairs that length explains teaches length.
+        length_excess: how much more often the judge prefers the longer answer than the reference does, on the same
+            pairs. With a reference, this fails the check and `length` alone only warns: better answers may be longer.
+        place: how far the ratings at one place lie from the mean of all, in standard deviations of the answers' scores.
+        order: share of choices kept when the two answers change their order; GPT-4 of 2023 kept 65 % of all.
+        alone: share of choices kept when each answer is rated by itself.
+        judges: Cohen's kappa of choices, against another judge.
+        people: Cohen's kappa of choices or ratings, against people; people reach about 0.6 among themselves.
+        blind: share of the choice, beyond chance, that is left without the picture; 1 if nothing is lost.
+        noise: estimated share of a single reading's choices that are opposite to the judge's own steady opinion.
+        sides: share of pairs that cannot teach anything: equal or empty sides.
+        repeated: share of pairs that repeat an earlier one, and of prompts that nearly repeat an earlier one.
+        contradictions: share of pairs that say the opposite of another pair.
+        leaks: share of prompts that also stand in an evaluation set, with the same pictures.
+        near_text: similarity of two questions from which they count as the same.
+    """
+
+    least: int = 30
+    reversed: Limit = field(default_factory=lambda: Limit(warn=0.02, fail=0.1))
+    ties: Limit = field(default_factory=lambda: Limit(warn=0.5, fail=0.9))
+    halo: Limit = field(default_factory=lambda: Limit(warn=0.95, fail=0.995))
+    length: Limit = field(default_factory=lambda: Limit(warn=0.6, fail=0.7))
+    length_excess: Limit = field(default_factory=lambda: Limit(warn=0.05, fail=0.1))
+    place: Limit = field(default_factory=lambda: Limit(warn=0.1, fail=0.25))
+    order: Limit = field(default_factory=lambda: Limit(warn=0.8, fail=0.65))
+    alone: Limit = field(default_factory=lambda: Limit(warn=0.75, fail=0.6))
+    judges: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
+    people: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
+    blind: Limit = field(default_factory=lambda: Limit(warn=0.6, fail=0.8))
+    noise: Limit = field(default_factory=lambda: Limit(warn=0.1, fail=0.2))
+    sides: Limit = field(default_factory=lambda: Limit(warn=0.0, fail=0.01))
+    repeated: Limit = field(default_factory=lambda: Limit(warn=0.02, fail=0.1))
+    contradictions: Limit = field(default_factory=lambda: Limit(warn=0.0, fail=0.01))
+    leaks: Limit = field(default_factory=lambda: Limit(warn=0.0, fail=0.01))
+    near_text: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit under which no verdict means anything."""
+        if self.least < 2:
+            raise ValueError("least: must be at least 2")
+        if not 0 < self.near_text <= 1:
+            raise ValueError("near_text: must lie in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What is audited, and how.
+
+    Attributes:
+        judge: the judge whose ratings made the pairs. May be omitted if the pairs name it, or if only one judge rated
+            besides the reference.
+        reference: a judge that is taken to be right where it also rated, such as the exact rule of Shapes.
+        weights: of helpfulness, correctness, coherence, complexity and verbosity in a score.
+        margin: the pairs' least difference of scores; a smaller one counts as too close to make a label of.
+        limits: when a figure warns and fails.
+        shown: most pairs in the gallery.
+        resampling: how intervals are made; prompts are resampled, with all their answers.
+    """
+
+    judge: str = ""
+    reference: str = "rule"
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0, 0.0)
+    margin: float = 2.0
+    limits: Limits = field(default_factory=Limits)
+    shown: int = 12
+    resampling: Resampling = field(default_factory=lambda: Resampling(draws=400))
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for weights that give no score."""
+        if len(self.weights) != 5 or not any(self.weights):
+            raise ValueError("weights: must be 5 numbers, one per attribute, not all 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One figure.
+
+    Attributes:
+        name: what it is, in a few words.
+        found: the figure and its interval; `n` prompts, pairs or comparisons.
+        share: whether it is a share, shown in per cent.
+        verdict: "not_measured" if it has none of its own.
+        limit: when it warns and fails; "" if it has no limit.
+        about: what the figure says, or why there is none, in a sentence.
+    """
+
+    name: str
+    found: Estimate
+    share: bool = True
+    verdict: Verdict = "not_measured"
+    limit: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One question about the ratings or the pairs, with its answer.
+
+    Attributes:
+        name: as in `audit.CHECKS`.
+        measures: the figures, with a verdict where there is a limit.
+        missing: which data is needed to measure what was not.
+        charts: what the page draws: name -> rows of JSON types.
+    """
+
+    name: str
+    measures: tuple[Measure, ...] = ()
+    missing: tuple[str, ...] = ()
+    charts: dict[str, list[list[float | str | None]]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of its figures."""
+        found = {one.verdict for one in self.measures}
+        return next((one for one in WORST_FIRST if one in found), "not_measured")
+
+
+def measured(
+    name: str, found: Estimate, limit: Limit | None, least: int, *, share: bool = True, about: str = "",
+    either_side: bool = False,
+) -> Measure:  # fmt: skip
+    """Return a figure with its verdict.
+
+    Args:
+        name: what it is.
+        found: the figure.
+        limit: when it warns and fails, if ever.
+        least: fewest prompts of which it is judged.
+        share: whether it is a share.
+        about: what it says.
+        either_side: whether a figure below 0 is as bad as one above.
+    """
+    if limit is None:
+        return Measure(name=name, found=found, share=share, about=about)
+    few = found.n < least
+    if few and found.value is not None:
+        about = f"Only {found.n:,} of at least {least:,} that a verdict needs. {about}".strip()
+    verdicts = [limit.verdict(one) for one in ([found, _negative(found)] if either_side else [found])]
+    verdict: Verdict = "not_measured" if few else min(verdicts, key=WORST_FIRST.index)
+    words = limit.words() + (" on either side" if either_side else "")
+    return Measure(name=name, found=found, share=share, verdict=verdict, limit=words, about=about)
+
+
+def _negative(one: Estimate) -> Estimate:
+    value, low, high = (None if end is None else -end for end in (one.value, one.high, one.low))
+    return Estimate(value=value, low=low, high=high, n=one.n)
+
+
+def only_warns(one: Measure) -> Measure:
+    """Return a figure that warns where it would fail."""
+    return dataclasses.replace(one, verdict="warn") if one.verdict == "fail" else one

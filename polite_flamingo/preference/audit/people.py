@@ -1,0 +1,136 @@
+"""People's votes and ratings, as `labels.jsonl` holds them.
+
+A line is one vote between two answers to a prompt, or one person's ratings of an answer:
+
+    {"key": "vqa/train/17", "first": 0, "second": 2, "vote": "first", "voter": "ann"}
+    {"key": "vqa/train/17", "first": "chosen", "second": "rejected", "vote": "tie", "voter": "ben"}
+    {"key": "vqa/train/17", "answer": 0, "voter": "ann", "helpfulness": 3, "correctness": 4}
+
+An answer is named by its number among the candidates, or as the "chosen" or "rejected" side of the pair of this key.
+Ratings are whole numbers from 0 to 4, like the judge's. The votes that `polite-flamingo vote` keeps on pairs are read as
+they are: the last action of a voter on a pair counts, and one that was undone does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from polite_flamingo.candidates import ATTRIBUTES, MOST
+from polite_flamingo.storage.location import location
+
+Side = int | Literal["chosen", "rejected"]
+Outcome = Literal["first", "second", "tie", "both_bad"]
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+NO_VOTE = ("skip", "undo")
+"""What a voter can also do, in the file of `polite-flamingo vote`."""
+
+PREFERS: Mapping[str, float] = {"first": 1.0, "second": -1.0, "tie": 0.0, "both_bad": 0.0}
+"""What a vote says of the two answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """A person's choice between two answers. `prefers` is 1 for the first, -1 for the second and 0 for neither."""
+
+    key: str
+    first: Side
+    second: Side
+    prefers: float
+    voter: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonRating:
+    """A person's ratings of one answer."""
+
+    key: str
+    answer: Side
+    values: Mapping[str, int]
+    voter: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """All that people said. `other` counts lines with labels of another kind, such as `polite-flamingo agreement` reads."""
+
+    votes: tuple[Vote, ...] = ()
+    ratings: tuple[PersonRating, ...] = ()
+    other: int = 0
+
+
+def read_labels(path: str) -> Labels:
+    """Read a file of labels.
+
+    Raises:
+        ValueError: the file cannot be read or a line is wrong; the message says which.
+    """
+    try:
+        lines = location(path).read_text().split("\n")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as labels: {error}") from None
+    votes: dict[tuple[str, ...], Vote | None] = {}
+    ratings, other = list[PersonRating](), 0
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            record = _record(line, where := f"{path}, line {number}")
+            if "vote" in record or record.get("kind") == "pairs":
+                made = _vote(record, where)
+                votes[_identity(record)] = made
+            elif "answer" in record:
+                ratings.append(_ratings(record, where))
+            else:
+                other += 1
+    return Labels(votes=tuple(vote for vote in votes.values() if vote), ratings=tuple(ratings), other=other)
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what only the last line of a voter about the same two answers has."""
+    sides = sorted((str(record["first"]), str(record["second"])))
+    return (str(record.get("voter", "")).casefold(), record["key"], str(record.get("battle", "")), *sides)
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+        raise ValueError(f"{where}: needs a JSON object with the key of a prompt")
+    return record
+
+
+def _vote(record: Mapping[str, Any], where: str) -> Vote | None:
+    """Return a vote; None for an action that takes one back or makes none."""
+    name = "vote" if "vote" in record else "action"
+    if record.get(name) not in (*OUTCOMES, *NO_VOTE):
+        raise ValueError(f"{where}: {name} must be one of {', '.join(OUTCOMES)}")
+    first, second = (_side(record.get(name), f"{where}: {name}") for name in ("first", "second"))
+    if first == second:
+        raise ValueError(f"{where}: first and second are the same answer")
+    if record[name] in NO_VOTE:
+        return None
+    prefers = PREFERS[record[name]]
+    return Vote(key=record["key"], first=first, second=second, prefers=prefers, voter=str(record.get("voter", "")))
+
+
+def _ratings(record: Mapping[str, Any], where: str) -> PersonRating:
+    values = {name: record[name] for name in ATTRIBUTES if name in record}
+    for name, value in values.items():
+        if type(value) is not int or not 0 <= value <= MOST:
+            raise ValueError(f"{where}: {name} must be a whole number from 0 to {MOST}")
+    if not values:
+        raise ValueError(f"{where}: rates none of {', '.join(ATTRIBUTES)}")
+    answer = _side(record["answer"], f"{where}: answer")
+    return PersonRating(key=record["key"], answer=answer, values=values, voter=str(record.get("voter", "")))
+
+
+def _side(value: Any, what: str) -> Side:
+    if value == "chosen" or value == "rejected":
+        side: Side = value
+        return side
+    if type(value) is not int or value < 0:
+        raise ValueError(f'{what} must be the number of a candidate, "chosen" or "rejected"')
+    return value
