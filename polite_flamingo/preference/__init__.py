@@ -1,0 +1,1 @@
+"""Preference alignment: answers sampled and rated, pairs made of them, losses, the auditor, people's votes."""
