@@ -34,6 +34,7 @@ OFTEN_SET: dict[str, tuple[str, ...]] = {
     "build": ("thresholds", "pools"),
     "select": ("thresholds",),
     "distort": ("distortion", "pools.distorting"),
+    "pair": ("pairing", "sets"),
     "train": ("workers",),
     "evaluate": ("evaluation",),
     "serve": ("serving.access", "serving.scale.chat"),
