@@ -40,6 +40,7 @@ SECTIONS = (
     "workers",
     "evaluation",
     "serving",
+    "audit",
 )
 """Top-level keys of a profile that a job skips unless its config has a field of that name."""
 

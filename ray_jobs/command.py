@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "train and evaluate": {
         "distort": ("ray_jobs.distort", "good responses -> pairs for training the rewriter"),
         "pair": ("ray_jobs.pair", "rated answers -> preference pairs, and sets for the other ways to align"),
+        "audit": ("ray_jobs.audit", "tell whether preference pairs and their judge can be trusted"),
         "train": ("ray_jobs.train", "a model and a mixture of shards -> a model"),
         "evaluate": ("ray_jobs.evaluate", "let models answer; accuracy, politeness and the alignment tax"),
     },

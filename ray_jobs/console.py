@@ -35,6 +35,7 @@ OFTEN_SET: dict[str, tuple[str, ...]] = {
     "select": ("thresholds",),
     "distort": ("distortion", "pools.distorting"),
     "pair": ("pairing", "sets"),
+    "audit": ("audit",),
     "train": ("workers",),
     "evaluate": ("evaluation",),
     "serve": ("serving.access", "serving.scale.chat"),

@@ -9,8 +9,8 @@ import numpy as np
 from polite_flamingo.candidates import ATTRIBUTES
 from polite_flamingo.evaluation.agreement import kappa
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, resampled
-from polite_flamingo.preference.audit.evidence import Evidence
-from polite_flamingo.preference.audit.limits import Check, Measure, measured, only_warns
+from polite_flamingo.preference.audit.check import Check, Findings
+from polite_flamingo.preference.audit.evidence import Evidence, side_of
 from polite_flamingo.preference.audit.people import Side, Vote
 from polite_flamingo.preference.audit.readings import Prompt, choices, sign
 
@@ -18,34 +18,40 @@ Row = tuple[int, float, float]
 """Number of what is resampled, and what two raters say of the same thing."""
 
 
+RATED = "Ratings, with quadratic weights."
+
+
 def judges(evidence: Evidence) -> Check:
     """Check that the judge chooses as other judges do: kappa of choices, weighted kappa of ratings.
 
-    Only the reference can fail it. Of two judges that differ, either may be wrong.
+    Only the reference can fail it. Without one another judge warns, since either may be wrong; beside one it is only
+    shown.
     """
-    settings, limits = evidence.settings, evidence.settings.limits
-    measures, missing, chart = list[Measure](), list[str](), list[list[float | str | None]]()
+    settings = evidence.settings
+    findings = Findings("judges", settings)
     for other in evidence.others:
         rows = [*_chosen_by_both(evidence, other)]
         if not rows:
-            missing.append(f"choices between two answers that {evidence.judge} and {other} both rated")
+            findings.lacks(f"choices between two answers that {evidence.judge} and {other} both make")
             continue
-        trusted = other == evidence.reference
-        about = f"The same choice in {np.mean([left == right for _, left, right in rows]):.1%} of those both make."
-        one = measured(
-            f"choices: {other}", kappa_of(rows, settings.resampling, mirrored=True), limits.judges, limits.least,
-            share=False, about=about,
-        )  # fmt: skip
-        measures.append(one if trusted else only_warns(one))
-        chart.append([other, one.found.value, one.found.low, one.found.high])
+        found = kappa_of(rows, settings.resampling, mirrored=True)
+        limit = settings.limits.judges if evidence.reference in ("", other) else None
+        findings.add(
+            f"choices, with {other}", found, limit, share=False, about=_same(rows), only_warns=not evidence.reference
+        )
+        findings.draw_estimate("kappas", f"choices, {other}", found)
         for name, rated in _rated_by_both(evidence, other).items():
             found = kappa_of(rated, settings.resampling)
-            if found.value is not None:
-                about = "Ratings, quadratic weights."
-                measures.append(measured(f"{name}: {other}", found, None, limits.least, share=False, about=about))
+            findings.add(f"{name}, with {other}", found, share=False, about=RATED)
+            findings.draw_estimate("kappas", f"{name}, {other}", found)
     if not evidence.others:
-        missing.append("ratings of the same answers by a second judge (polite-flamingo rate with another judge)")
-    return Check(name="judges", measures=tuple(measures), missing=tuple(missing), charts={"kappas": chart} if chart else {})
+        findings.lacks("ratings of the same answers by another judge (polite-flamingo rate, once more)")
+    return findings.check()
+
+
+def _same(rows: list[Row]) -> str:
+    share = sum(left == right for _, left, right in rows) / len(rows)
+    return f"The same choice in {share:.1%} of {len(rows):,}."
 
 
 def kappa_of(rows: list[Row], resampling: Resampling, *, mirrored: bool = False) -> Estimate:
@@ -90,38 +96,34 @@ def _rated_by_both(evidence: Evidence, other: str) -> dict[str, list[Row]]:
 
 def people(evidence: Evidence) -> Check:
     """Check that people choose and rate as the judge does."""
-    settings, limits, labels = evidence.settings, evidence.settings.limits, evidence.labels
+    settings, labels = evidence.settings, evidence.labels
+    findings = Findings("people", settings)
     if not labels.votes and not labels.ratings:
-        return Check(name="people", missing=("people's votes (--labels labels.jsonl; polite-flamingo vote makes them)",))
-    places = _Places(evidence)
-    measures, missing, chart = list[Measure](), list[str](), list[list[float | str | None]]()
-    for what, rows in (("judge's choices", places.with_judge()), ("pairs", places.with_pairs())):
-        decided = [row for row in rows if row[1] and row[2]]
+        findings.lacks("people's votes on these answers (--labels; polite-flamingo vote collects them)")
+        return findings.check()
+    joined = _Joined(evidence)
+
+    def compare(name: str, rows: list[Row], *, choices: bool = False, judged: bool = True) -> None:
+        decided = [row for row in rows if row[1] and row[2]] if choices else rows
         if decided:
-            same = np.mean([left == right for _, left, right in decided])
-            about = f"The same choice in {same:.1%} of {len(decided):,}; people saw no difference in {_ties(rows):.1%}."
-            found = kappa_of(decided, settings.resampling, mirrored=True)
-            measures.append(measured(f"people and the {what}", found, limits.people, limits.least, share=False, about=about))
-            chart.append([what, found.value, found.low, found.high])
-    for name, rows in places.ratings().items():
-        found = kappa_of(rows, settings.resampling)
-        about = "Ratings, quadratic weights."
-        measures.append(measured(f"people: {name}", found, limits.people, limits.least, share=False, about=about))
-        chart.append([name, found.value, found.low, found.high])
-    if among := places.among_people():
-        found = kappa_of(among, settings.resampling, mirrored=True)
-        measures.append(measured("people among themselves", found, None, limits.least, share=False))
-        chart.append(["people among themselves", found.value, found.low, found.high])
-    if places.unknown:
-        missing.append(f"{places.unknown:,} of {len(labels.votes) + len(labels.ratings):,} labels are of answers not read here")
-    return Check(name="people", measures=tuple(measures), missing=tuple(missing), charts={"kappas": chart} if chart else {})
+            found = kappa_of(decided, settings.resampling, mirrored=choices)
+            undecided = f" People saw no difference in {len(rows) - len(decided):,} more." if choices else ""
+            about = _same(decided) + undecided if choices else RATED
+            findings.add(name, found, settings.limits.people if judged else None, share=False, about=about)
+            findings.draw_estimate("kappas", name, found)
+
+    compare("choices of the judge", joined.with_judge(), choices=True)
+    compare("labels of the pairs", joined.with_pairs(), choices=True)
+    for attribute, rows in joined.ratings().items():
+        compare(attribute, rows)
+    compare("people among themselves", joined.among_people(), choices=True, judged=False)
+    if joined.unknown:
+        total = len(labels.votes) + len(labels.ratings)
+        findings.lacks(f"the answers of {joined.unknown:,} of {total:,} labels")
+    return findings.check()
 
 
-def _ties(rows: list[Row]) -> float:
-    return float(np.mean([not theirs for _, _, theirs in rows]))
-
-
-class _Places:
+class _Joined:
     """Joins labels with prompts and pairs.
 
     Attributes:
@@ -155,16 +157,8 @@ class _Places:
         return None if first is None or second is None else (first, second)
 
     def _of_pair(self, vote: Vote) -> int:
-        """Return 1 if a vote's first answer is the chosen one of its pair, -1 if it is the rejected one, else 0."""
         pair = self._pairs.get(vote.key)
-        if pair is None:
-            return 0
-        if {vote.first, vote.second} == {"chosen", "rejected"}:
-            return 1 if vote.first == "chosen" else -1
-        answers = self._answers(vote)
-        if answers is None or pair.answers is None or {*answers} != {*pair.answers}:
-            return 0
-        return 1 if answers == pair.answers else -1
+        return side_of(vote, pair) if pair else 0
 
     def with_judge(self) -> list[Row]:
         """Return the judge's choice and a person's, of the same answers; the judge's ties are left out."""
@@ -188,7 +182,8 @@ class _Places:
             answer, prompt = self._answer(one.key, one.answer), self._prompt(one.key)
             ours = prompt.attributes(self._evidence.judge).get(answer, {}) if prompt and answer is not None else {}
             for name in one.values.keys() & ours.keys():
-                found.setdefault(name, []).append((self._numbers[one.key], float(round(ours[name])), float(one.values[name])))
+                said = float(round(ours[name])), float(one.values[name])
+                found.setdefault(name, []).append((self._numbers[one.key], *said))
         return {name: found[name] for name in ATTRIBUTES if name in found}
 
     def among_people(self) -> list[Row]:

@@ -6,14 +6,13 @@ pictures. Candidates that came with a pair are used where the prompt is not amon
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from polite_flamingo.preference.audit.limits import AuditSettings
-from polite_flamingo.preference.audit.people import Labels
-from polite_flamingo.preference.audit.readings import Prompt, digest, prompt_of, sign
+from polite_flamingo.preference.audit.people import Labels, Vote
+from polite_flamingo.preference.audit.readings import Prompt, asked_digest, digest, prompt_of, sign
 from polite_flamingo.sample import Sample
 
 
@@ -24,7 +23,8 @@ class AuditedPair:
     Attributes:
         key: of its sample.
         shard: name of the shard that holds it.
-        question: digest of what was asked, with the pictures.
+        question: digest of what was asked, with the pictures and the turns before.
+        asked: digest of the last question and the pictures alone (`asked_digest`).
         sides: digests of chosen and rejected.
         lengths: of chosen and rejected, in characters.
         made_by: the judge that it names; "" if it names none.
@@ -35,6 +35,7 @@ class AuditedPair:
     key: str
     shard: str
     question: str
+    asked: str
     sides: tuple[str, str]
     lengths: tuple[int, int]
     made_by: str = ""
@@ -84,6 +85,7 @@ def _pair(sample: Sample, shard: str) -> AuditedPair:
         key=sample.key,
         shard=shard,
         question=question_digest(sample),
+        asked=asked_digest(sample.turns[-1].instruction, sample.images),
         sides=(digest(chosen), digest(rejected)),
         lengths=(len(chosen.strip()), len(rejected.strip())),
         made_by=str(made.get("judge", "")) if isinstance(made, Mapping) else "",
@@ -99,8 +101,7 @@ def sides_of(sample: Sample) -> tuple[str, str]:
 def question_digest(sample: Sample) -> str:
     """Return a digest of what was asked: all turns up to the last question, and the pictures' bytes."""
     said = [part for turn in sample.turns[:-1] for part in (turn.instruction, turn.response)]
-    pictures = [hashlib.blake2b(image.data, digest_size=12).hexdigest() for image in sample.images]
-    return digest("\0".join([*said, sample.turns[-1].instruction, *pictures]))
+    return digest("\0".join([*said, asked_digest(sample.turns[-1].instruction, sample.images)]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +157,8 @@ def gather(collected: Collected, labels: Labels, settings: AuditSettings) -> Evi
 def _judge(settings: AuditSettings, counts: Mapping[str, int], named: Mapping[str, int]) -> str:
     if settings.judge:
         if settings.judge not in counts:
-            raise ValueError(
-                f"audit.judge: {settings.judge!r} rated nothing here; the judges are {', '.join(sorted(counts)) or 'none'}"
-            )
+            known = ", ".join(sorted(counts)) or "none"
+            raise ValueError(f"audit.judge: {settings.judge!r} rated nothing here; the judges are {known}")
         return settings.judge
     if len(named) == 1 and next(iter(named)) in counts:
         return next(iter(named))
@@ -189,7 +189,8 @@ def _best_and_worst(prompt: Prompt, judge: str) -> AuditedPair | None:
     return AuditedPair(
         key=prompt.key,
         shard=prompt.shard,
-        question="",
+        question=prompt.asked,
+        asked=prompt.asked,
         sides=(prompt.digests[best], prompt.digests[worst]),
         lengths=(prompt.lengths[best], prompt.lengths[worst]),
         made_by=judge,
@@ -197,3 +198,11 @@ def _best_and_worst(prompt: Prompt, judge: str) -> AuditedPair | None:
         answers=(best, worst),
     )
 
+
+def side_of(vote: Vote, pair: AuditedPair) -> int:
+    """Return 1 if a vote's first answer is the chosen side of a pair, -1 if it is the rejected one, else 0."""
+    names: tuple[object, object] = ("chosen", "rejected")
+    if pair.prompt and pair.answers and isinstance(vote.first, int):
+        names = (pair.prompt.numbers[pair.answers[0]], pair.prompt.numbers[pair.answers[1]])
+    sides = (vote.first, vote.second)
+    return 1 if sides == names else -1 if sides == names[::-1] else 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from polite_flamingo.evaluation.bootstrap import resampled
+from polite_flamingo.evaluation.bootstrap import Estimate, resampled
+from polite_flamingo.preference.audit.check import Check, Findings
 from polite_flamingo.preference.audit.evidence import Evidence
-from polite_flamingo.preference.audit.limits import Check, Measure, measured, only_warns
 from polite_flamingo.preference.audit.margins import mean
 from polite_flamingo.preference.audit.readings import choices, sign
 
@@ -23,64 +23,58 @@ POINTS = 6
 def length(evidence: Evidence) -> Check:
     """Check that the longer (or the shorter) answer is not chosen for its length."""
     settings, limits = evidence.settings, evidence.settings.limits
+    findings, resampling = Findings("length", settings), settings.resampling
     rows = [(number, pair.lengths[0] - pair.lengths[1]) for number, pair in enumerate(evidence.pairs)]
-    if not evidence.given:
-        rows = [*_choices_by(evidence)]
-    apart = [(number, difference) for number, difference in rows if difference]
+    apart = [row for row in (rows if evidence.given else _choices(evidence)) if row[1]]
     if not apart:
-        return Check(name="length", missing=("pairs, or rated answers, whose lengths differ",))
-    clusters_N, differences_N = np.array(apart, dtype=float).T
-    spread = float(np.sqrt(np.mean(differences_N**2)))
-    resampling = settings.resampling
-    longer = resampled(mean, ((differences_N > 0).astype(float),), resampling, clusters_N)
-    alone = resampled(either_way, (differences_N,), resampling, clusters_N)
-    slope = resampled(slope_of, (differences_N / spread,), resampling, clusters_N)
-    excess, missing = _excess(evidence)
-    explained = measured(
-        "what is chosen, guessed from length alone (AUC)", alone, limits.length, limits.least, share=False,
-        about="0.5 is chance; 1 means that length explains every choice.",
-    )  # fmt: skip
-    about = f"Log-odds of being chosen per {spread:,.0f} characters more, the typical difference."
-    measures = [
-        measured("longer answer chosen", longer, None, limits.least),
-        measured("slope of the outcome on length", slope, None, limits.least, share=False, about=about),
-        only_warns(explained) if excess and excess.verdict != "not_measured" else explained,
-        *([excess] if excess else []),
-    ]
-    charts = {"outcomes": _curve(differences_N)}
-    return Check(name="length", measures=tuple(measures), missing=tuple(missing), charts=charts)
+        findings.lacks("pairs, or rated answers, whose lengths differ")
+        return findings.check()
+    numbers_N, differences_N = np.array(apart, dtype=float).T
+    longer = resampled(mean, ((differences_N > 0).astype(float),), resampling, numbers_N)
+    findings.add("longer answer is chosen", longer)
+    typical = float(np.sqrt(np.mean(differences_N**2)))
+    slope = resampled(slope_of, (differences_N / typical,), resampling, numbers_N)
+    about = f"Log-odds of being chosen per {typical:,.0f} characters more, the typical difference."
+    findings.add("slope of the outcome on length", slope, share=False, about=about)
+    beyond = _beyond_reference(evidence)
+    trusted = beyond is not None and beyond.n >= limits.least
+    explained = resampled(either_way, (differences_N,), resampling, numbers_N)
+    about = "0.5 is chance; 1 means that length explains every choice."
+    findings.add(
+        "choices guessed from length alone, AUC", explained, limits.length, share=False, about=about, only_warns=trusted
+    )
+    if beyond:
+        about = f"Share of choices for the longer answer, less that of {evidence.reference}, whose ties count half."
+        findings.add("longer answer chosen more often than by the reference", beyond, limits.length_excess, about=about)
+    else:
+        findings.lacks(f"ratings by the reference ({settings.reference}), to tell whether longer answers are better")
+    for row in _curve(differences_N):
+        findings.draw("outcomes", *row)
+    return findings.check()
 
 
-def _choices_by(evidence: Evidence) -> list[tuple[int, int]]:
+def _choices(evidence: Evidence) -> list[tuple[int, int]]:
     """Return number of the prompt, and length of the preferred answer less that of the other, for each choice."""
     return [
         (number, sign(apart) * (prompt.lengths[first] - prompt.lengths[second]))
         for number, prompt in enumerate(evidence.prompts)
         for first, second, apart in choices(prompt.scores(evidence.judge))
-        if sign(apart)
     ]
 
 
-def _excess(evidence: Evidence) -> tuple[Measure | None, list[str]]:
-    """Compare with the reference, on the choices that both make."""
-    settings, limits = evidence.settings, evidence.settings.limits
-    if not evidence.reference:
-        return None, [f"ratings by the reference ({settings.reference}): longer answers may simply be better"]
+def _beyond_reference(evidence: Evidence) -> Estimate | None:
+    """Return how much more often the judge prefers the longer answer, where the reference rated both."""
     rows = list[tuple[float, float]]()
-    for number, prompt in enumerate(evidence.prompts):
+    for number, prompt in enumerate(evidence.prompts if evidence.reference else ()):
         trusted = prompt.scores(evidence.reference)
         for first, second, apart in choices(prompt.scores(evidence.judge)):
             longer = sign(prompt.lengths[first] - prompt.lengths[second])
             if longer and sign(apart) and {first, second} <= trusted.keys():
-                right = sign(trusted[first] - trusted[second])
-                rows.append((number, (sign(apart) * longer - right * longer) / 2))
+                rows.append((number, longer * (sign(apart) - sign(trusted[first] - trusted[second])) / 2))
     if not rows:
-        return None, ["answers that judge and reference both rated"]
-    clusters_N, more_N = np.array(rows).T
-    found = resampled(mean, (more_N,), settings.resampling, clusters_N)
-    about = f"Share of choices for the longer answer, less that of {evidence.reference}, whose ties count half."
-    name = "longer answers preferred beyond the reference"
-    return measured(name, found, limits.length_excess, limits.least, about=about), []
+        return None
+    prompts_N, more_N = np.array(rows).T
+    return resampled(mean, (more_N,), evidence.settings.resampling, prompts_N)
 
 
 def either_way(differences_N: np.ndarray) -> float:
@@ -115,8 +109,8 @@ def slope_of(differences_N: np.ndarray) -> float:
     return slope
 
 
-def _curve(differences_N: np.ndarray) -> list[list[float | str | None]]:
+def _curve(differences_N: np.ndarray) -> list[tuple[float, float, int]]:
     """Return mean difference of lengths, share in which the longer one was chosen, and count, by equal parts."""
     order_N = np.argsort(np.abs(differences_N), kind="stable")
     parts = np.array_split(differences_N[order_N], min(POINTS, len(order_N)))
-    return [[float(np.abs(part).mean()), float((part > 0).mean()), len(part)] for part in parts]
+    return [(float(np.abs(part).mean()), float((part > 0).mean()), len(part)) for part in parts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,10 +38,12 @@ class Limit:
             return "fail"
         return "warn" if up * near > up * self.warn or up * found.value > up * self.fail else "pass"
 
-    def words(self) -> str:
+    def words(self, *, share: bool, either_side: bool = False) -> str:
         """Say when it warns and fails."""
         side = "above" if self.fail >= self.warn else "below"
-        return f"warns {side} {self.warn:g}, fails {side} {self.fail:g}"
+        factor, unit = (100, " %") if share else (1, "")
+        sign = "±" if either_side else ""
+        return f"warns {side} {sign}{factor * self.warn:g}{unit}, fails {side} {sign}{factor * self.fail:g}{unit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ class Limits:
         length_excess: how much more often the judge prefers the longer answer than the reference does, on the same
             pairs. With a reference, this fails the check and `length` alone only warns: better answers may be longer.
         place: how far the ratings at one place lie from the mean of all, in standard deviations of the answers' scores.
-        order: share of choices kept when the two answers change their order; GPT-4 of 2023 kept 65 % of all.
-        alone: share of choices kept when each answer is rated by itself.
+        order: share of choices lost when the two answers change their order, beyond those lost when they do not.
+        alone: share of choices lost when each answer is rated by itself, likewise.
         judges: Cohen's kappa of choices, against another judge.
         people: Cohen's kappa of choices or ratings, against people; people reach about 0.6 among themselves.
         blind: share of the choice, beyond chance, that is left without the picture; 1 if nothing is lost.
@@ -80,8 +81,8 @@ class Limits:
     length: Limit = field(default_factory=lambda: Limit(warn=0.6, fail=0.7))
     length_excess: Limit = field(default_factory=lambda: Limit(warn=0.05, fail=0.1))
     place: Limit = field(default_factory=lambda: Limit(warn=0.1, fail=0.25))
-    order: Limit = field(default_factory=lambda: Limit(warn=0.8, fail=0.65))
-    alone: Limit = field(default_factory=lambda: Limit(warn=0.75, fail=0.6))
+    order: Limit = field(default_factory=lambda: Limit(warn=0.1, fail=0.2))
+    alone: Limit = field(default_factory=lambda: Limit(warn=0.15, fail=0.3))
     judges: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
     people: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
     blind: Limit = field(default_factory=lambda: Limit(warn=0.6, fail=0.8))
@@ -112,6 +113,7 @@ class AuditSettings:
         margin: the pairs' least difference of scores; a smaller one counts as too close to make a label of.
         limits: when a figure warns and fails.
         shown: most pairs in the gallery.
+        near: compare questions and pictures that are only nearly equal, too; it decodes every picture.
         resampling: how intervals are made; prompts are resampled, with all their answers.
     """
 
@@ -121,89 +123,10 @@ class AuditSettings:
     margin: float = 2.0
     limits: Limits = field(default_factory=Limits)
     shown: int = 12
+    near: bool = True
     resampling: Resampling = field(default_factory=lambda: Resampling(draws=400))
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights that give no score."""
         if len(self.weights) != 5 or not any(self.weights):
             raise ValueError("weights: must be 5 numbers, one per attribute, not all 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One figure.
-
-    Attributes:
-        name: what it is, in a few words.
-        found: the figure and its interval; `n` prompts, pairs or comparisons.
-        share: whether it is a share, shown in per cent.
-        verdict: "not_measured" if it has none of its own.
-        limit: when it warns and fails; "" if it has no limit.
-        about: what the figure says, or why there is none, in a sentence.
-    """
-
-    name: str
-    found: Estimate
-    share: bool = True
-    verdict: Verdict = "not_measured"
-    limit: str = ""
-    about: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One question about the ratings or the pairs, with its answer.
-
-    Attributes:
-        name: as in `audit.CHECKS`.
-        measures: the figures, with a verdict where there is a limit.
-        missing: which data is needed to measure what was not.
-        charts: what the page draws: name -> rows of JSON types.
-    """
-
-    name: str
-    measures: tuple[Measure, ...] = ()
-    missing: tuple[str, ...] = ()
-    charts: dict[str, list[list[float | str | None]]] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of its figures."""
-        found = {one.verdict for one in self.measures}
-        return next((one for one in WORST_FIRST if one in found), "not_measured")
-
-
-def measured(
-    name: str, found: Estimate, limit: Limit | None, least: int, *, share: bool = True, about: str = "",
-    either_side: bool = False,
-) -> Measure:  # fmt: skip
-    """Return a figure with its verdict.
-
-    Args:
-        name: what it is.
-        found: the figure.
-        limit: when it warns and fails, if ever.
-        least: fewest prompts of which it is judged.
-        share: whether it is a share.
-        about: what it says.
-        either_side: whether a figure below 0 is as bad as one above.
-    """
-    if limit is None:
-        return Measure(name=name, found=found, share=share, about=about)
-    few = found.n < least
-    if few and found.value is not None:
-        about = f"Only {found.n:,} of at least {least:,} that a verdict needs. {about}".strip()
-    verdicts = [limit.verdict(one) for one in ([found, _negative(found)] if either_side else [found])]
-    verdict: Verdict = "not_measured" if few else min(verdicts, key=WORST_FIRST.index)
-    words = limit.words() + (" on either side" if either_side else "")
-    return Measure(name=name, found=found, share=share, verdict=verdict, limit=words, about=about)
-
-
-def _negative(one: Estimate) -> Estimate:
-    value, low, high = (None if end is None else -end for end in (one.value, one.high, one.low))
-    return Estimate(value=value, low=low, high=high, n=one.n)
-
-
-def only_warns(one: Measure) -> Measure:
-    """Return a figure that warns where it would fail."""
-    return dataclasses.replace(one, verdict="warn") if one.verdict == "fail" else one

@@ -8,12 +8,12 @@ import numpy as np
 
 from polite_flamingo.candidates import ATTRIBUTES
 from polite_flamingo.evaluation.bootstrap import resampled
+from polite_flamingo.preference.audit.check import Check, Findings
 from polite_flamingo.preference.audit.evidence import Evidence
-from polite_flamingo.preference.audit.limits import Check, Measure, measured
-from polite_flamingo.preference.audit.readings import REWARD, choices, sign
+from polite_flamingo.preference.audit.readings import choices, sign
 
-BINS = 12
-"""Most bars of a histogram."""
+BARS = 24
+"""Most bars of the histogram."""
 
 
 def mean(values_N: np.ndarray) -> float:
@@ -23,80 +23,76 @@ def mean(values_N: np.ndarray) -> float:
 
 def margins(evidence: Evidence) -> Check:
     """Check that the chosen answer has the higher rating, and that ratings tell answers apart."""
-    settings, limits, missing = evidence.settings, evidence.settings.limits, []
-    measures = list[Measure]()
-    differences_N = np.array([m for pair in evidence.pairs if (m := pair.margin(evidence.judge)) is not None])
-    charts = {"margins": _histogram(differences_N)} if len(differences_N) else {}
+    settings, limits = evidence.settings, evidence.settings.limits
+    findings = Findings("margins", settings)
+    margins_N = np.array([m for pair in evidence.pairs if (m := pair.margin(evidence.judge)) is not None])
     if not evidence.judge:
-        missing.append("ratings of the answers (polite-flamingo rate), to compare the pairs with")
-    if not evidence.given:
-        missing.append("pairs (--pairs); the margins below are of each prompt's best answer and its worst")
-    elif len(differences_N):
-        against_N = (differences_N < 0).astype(float)
-        measures.append(
-            measured(
-                "rejected answer rated higher", resampled(mean, (against_N,), settings.resampling),
-                limits.reversed, limits.least, about="Labels were flipped, or another judge made them.",
-            )
-        )  # fmt: skip
-    elif evidence.judge:
-        missing.append("rated prompts of these pairs (--rated): no pair's two sides were found among rated answers")
-    if len(differences_N):
-        close_N = (np.abs(differences_N) < settings.margin).astype(float)
-        found = resampled(mean, (close_N,), settings.resampling)
-        measures.append(measured(f"sides less than {settings.margin:g} apart", found, None, limits.least))
+        findings.lacks("ratings of the answers (polite-flamingo rate)")
+    elif not evidence.given:
+        findings.lacks("pairs (--pairs); the margins shown are of each prompt's best answer and its worst")
+    elif not len(margins_N):
+        findings.lacks("the rated answers that the pairs were made of (--rated)")
+    if len(margins_N):
+        if evidence.given:
+            against = resampled(mean, ((margins_N < 0).astype(float),), settings.resampling)
+            about = "Their labels were flipped, or other ratings made them."
+            findings.add("rejected answer is rated higher", against, limits.reversed, about=about)
+        close = resampled(mean, ((np.abs(margins_N) < settings.margin).astype(float),), settings.resampling)
+        findings.add(f"sides less than {settings.margin:g} apart", close)
+        for low, high, count in _histogram(margins_N):
+            findings.draw("margins", low, high, count)
     rows = [
         (number, float(not sign(apart)))
         for number, prompt in enumerate(evidence.prompts)
         for _, _, apart in choices(prompt.scores(evidence.judge))
     ]
     if rows:
-        clusters_N, ties_N = np.array(rows).T
-        found = resampled(mean, (ties_N,), settings.resampling, clusters_N)
-        about = "Of all two answers to one prompt."
-        measures.append(measured("answers rated alike", found, limits.ties, limits.least, about=about))
-    return Check(name="margins", measures=tuple(measures), missing=tuple(missing), charts=charts)
+        prompts_N, ties_N = np.array(rows).T
+        ties = resampled(mean, (ties_N,), settings.resampling, prompts_N)
+        findings.add("answers rated alike", ties, limits.ties, about="Of all two answers to one prompt.")
+    return findings.check()
 
 
-def _histogram(values_N: np.ndarray) -> list[list[float | str | None]]:
-    """Return rows of lower edge, upper edge and count; whole numbers get bars of their own if they are few."""
+def _histogram(values_N: np.ndarray) -> Iterator[tuple[float, float, int]]:
+    """Yield edges and count of each bar; whole numbers get bars of their own if they are few."""
     low, high = float(np.floor(values_N.min())), float(np.floor(values_N.max())) + 1
-    edges = np.linspace(low, high, int(high - low) + 1 if high - low <= 2 * BINS else BINS + 1)
+    edges = np.linspace(low, high, min(BARS, int(high - low)) + 1)
     counts, _ = np.histogram(values_N, edges)
-    return [[float(a), float(b), int(n)] for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
+    return zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
 
 
 def attributes(evidence: Evidence) -> Check:
     """Check that the attributes are more than one opinion: correlations of the differences between answers."""
-    settings, limits = evidence.settings, evidence.settings.limits
+    settings = evidence.settings
+    findings = Findings("attributes", settings)
     rows = [*_attribute_differences(evidence)]
     if not rows:
-        needed = "ratings by attributes; a judge of one number has none" if evidence.judge else "ratings of the answers"
-        return Check(name="attributes", missing=(needed,))
-    table_NA, clusters_N = np.array([one for _, one in rows]), np.array([number for number, _ in rows])
-    cells = list[list[float | str | None]]()
-    measures = list[Measure]()
+        findings.lacks("ratings by attributes (a judge of one number has none)")
+        return findings.check()
+    prompts_N, table_NA = np.array([number for number, _ in rows]), np.array([apart for _, apart in rows])
     for place, first in enumerate(ATTRIBUTES):
-        for later, second in enumerate(ATTRIBUTES[place + 1 :], place + 1):
-            found = resampled(correlation, (table_NA[:, place], table_NA[:, later]), settings.resampling, clusters_N)
-            cells.append([first, second, found.value, found.low, found.high])
+        if not table_NA[:, place].any():
+            findings.lacks(f"answers that differ in {first}: it is the same for all answers to a prompt")
+        for later in range(place + 1, len(ATTRIBUTES)):
+            columns = table_NA[:, place], table_NA[:, later]
+            found = resampled(correlation, columns, settings.resampling, prompts_N)
             weighed = settings.weights[place] and settings.weights[later]
-            name = f"{first} with {second}"
-            measures.append(measured(name, found, limits.halo if weighed else None, limits.least, share=False))
-    constant = [name for name, column_N in zip(ATTRIBUTES, table_NA.T, strict=True) if not column_N.any()]
-    missing = [f"answers to one prompt that differ in {name}; all have the same rating" for name in constant]
-    return Check(name="attributes", measures=tuple(measures), missing=tuple(missing), charts={"correlations": cells})
+            limit = settings.limits.halo if weighed else None
+            findings.add(f"{first} with {ATTRIBUTES[later]}", found, limit, share=False)
+            findings.draw("correlations", first, ATTRIBUTES[later], found.value, found.low, found.high)
+    return findings.check()
 
 
 def _attribute_differences(evidence: Evidence) -> Iterator[tuple[int, list[float]]]:
+    """Yield number of the prompt, and the differences of all attributes, for each two answers."""
     for number, prompt in enumerate(evidence.prompts):
         values = prompt.attributes(evidence.judge)
-        whole = {answer: 0.0 for answer, one in values.items() if REWARD not in one and {*ATTRIBUTES} <= one.keys()}
+        whole = {answer: 0.0 for answer, found in values.items() if {*ATTRIBUTES} <= found.keys()}
         for first, second, _ in choices(whole):
             yield number, [values[first][name] - values[second][name] for name in ATTRIBUTES]
 
 
 def correlation(left_N: np.ndarray, right_N: np.ndarray) -> float:
-    """Return the correlation of differences, which have no direction of their own, so about 0; NaN if one is constant."""
+    """Return the correlation of differences; their sign is arbitrary, so about 0. NaN if one is always 0."""
     spread = float(np.linalg.norm(left_N) * np.linalg.norm(right_N))
     return float(left_N @ right_N) / spread if spread else float("nan")

@@ -3,9 +3,10 @@
 A reading's choice between two answers is wrong if it is opposite to the judge's own steady opinion, which endless
 readings would show. Each two answers have a flip rate p of their own, from 0 to a half; two readings of them differ
 with probability 2p(1 - p). How p is spread decides what a share of differing readings means: if it is the same
-everywhere, 37.5 % of them mean p = 25 %, and less even spreads mean more. The spread is estimated by maximum likelihood
-(Laird 1978: nonparametric, by expectation maximisation), which starts half at one rate for all and half spread evenly.
-With two or three readings the data cannot tell these apart, and the start decides; from four readings on they can.
+everywhere, 37.5 % of them mean p = 25 %, and less even spreads mean more. The spread is estimated by maximum
+likelihood (Laird 1978: nonparametric, by expectation maximisation), which starts with most weight on one rate for all,
+and the rest spread evenly. With two or three readings the data cannot tell these apart, and the start decides; from
+four on they can.
 
 Noise that all readings share, such as a judge's liking for long answers, is invisible here.
 """
@@ -17,12 +18,15 @@ from math import comb
 import numpy as np
 
 from polite_flamingo.evaluation.bootstrap import resampled
+from polite_flamingo.preference.audit.check import Check, Findings
 from polite_flamingo.preference.audit.evidence import Evidence
-from polite_flamingo.preference.audit.limits import Check, measured
 from polite_flamingo.preference.audit.readings import Prompt, choices, sign
 
 RATES = 26
 """Flip rates, from 0 to a half, over which the spread is estimated."""
+
+ALIKE = 0.7
+"""Weight of one rate for all, at the start."""
 
 STEPS = 50
 """Steps of the estimate: more fit the chance of small samples."""
@@ -33,29 +37,30 @@ READINGS = (1, 3, 5, 9)
 
 def noise(evidence: Evidence) -> Check:
     """Check how many choices of a single reading are likely to be wrong."""
-    settings, limits = evidence.settings, evidence.settings.limits
+    settings = evidence.settings
+    findings, resampling = Findings("noise", settings), settings.resampling
     rows = [
         (number, *found)
         for number, prompt in enumerate(evidence.prompts)
         for found in _repeated(prompt, evidence.judge, settings.margin)
     ]
     if not rows:
-        needed = "answers rated several times by the same judge (more samples, or rotated orders)"
-        return Check(name="noise", missing=(needed,))
-    clusters_N, less_N, readings_N = np.array(rows).T
-    columns, resampling = (less_N, readings_N), settings.resampling
-    differing = resampled(differing_share, columns, resampling, clusters_N)
-    flipped = resampled(flip_rate, columns, resampling, clusters_N)
-    about = "Of pairs that at least one reading would make, those that another reading would turn round."
-    measures = (
-        measured("two readings that differ", differing, None, limits.least, about=about),
-        measured("choices of one reading that are noise", flipped, limits.noise, limits.least),
+        findings.lacks("the same answers rated twice or more (judge.audit_samples of polite-flamingo rate)")
+        return findings.check()
+    prompts_N, less_N, readings_N = np.array(rows).T
+    differing = resampled(differing_share, (less_N, readings_N), resampling, prompts_N)
+    findings.add("two readings make opposite choices", differing)
+    flipped = resampled(flip_rate, (less_N, readings_N), resampling, prompts_N)
+    least, most = even_rate(differing.value or 0.0), min(differing.value or 0.0, 0.5)
+    about = (
+        "Estimated share of one reading's choices that are opposite to the judge's steady opinion: "
+        f"{least:.1%} if all choices were equally hard, {most:.1%} if each were either certain or a coin toss."
     )
+    findings.add("label noise", flipped, settings.limits.noise, about=about)
     rates_P, weights_P = spread_of(less_N, readings_N)
-    charts: dict[str, list[list[float | str | None]]] = {
-        "majorities": [[n, float(weights_P @ _majority_wrong(rates_P, n))] for n in READINGS]
-    }
-    return Check(name="noise", measures=measures, charts=charts)
+    for readings in READINGS:
+        findings.draw("majorities", readings, float(weights_P @ _majority_wrong(rates_P, readings)))
+    return findings.check()
 
 
 def _repeated(prompt: Prompt, judge: str, margin: float) -> list[tuple[int, int]]:
@@ -96,12 +101,17 @@ def flip_rate(less_N: np.ndarray, readings_N: np.ndarray) -> float:
     return float(weights_P @ rates_P)
 
 
+def even_rate(differing: float) -> float:
+    """Return the flip rate, the same everywhere, that makes this share of two readings differ: the least possible."""
+    return float(1 - np.sqrt(max(0.0, 1 - 2 * differing))) / 2
+
+
 def spread_of(less_N: np.ndarray, readings_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Estimate how flip rates are spread: rates from 0 to a half, and the weight of each."""
     kinds, counts_K = np.unique(np.column_stack([less_N, readings_N]).astype(int), axis=0, return_counts=True)
-    even = (1 - np.sqrt(max(0.0, 1 - 2 * differing_share(less_N, readings_N)))) / 2
+    even = even_rate(differing_share(less_N, readings_N))
     rates_P = np.append(np.linspace(0, 0.5, RATES), even)
-    weights_P = np.append(np.full(RATES, 0.5 / RATES), 0.5)
+    weights_P = np.append(np.full(RATES, (1 - ALIKE) / RATES), ALIKE)
     likelihood_KP = np.array([_likelihood(int(less), int(n), rates_P) for less, n in kinds])
     for _ in range(STEPS):
         shares_KP = likelihood_KP * weights_P

@@ -7,8 +7,8 @@ A line is one vote between two answers to a prompt, or one person's ratings of a
     {"key": "vqa/train/17", "answer": 0, "voter": "ann", "helpfulness": 3, "correctness": 4}
 
 An answer is named by its number among the candidates, or as the "chosen" or "rejected" side of the pair of this key.
-Ratings are whole numbers from 0 to 4, like the judge's. The votes that `polite-flamingo vote` keeps on pairs are read as
-they are: the last action of a voter on a pair counts, and one that was undone does not.
+Ratings are whole numbers from 0 to 4, like the judge's. The votes that `polite-flamingo vote` keeps on pairs are read
+as they are: the last action of a voter on a pair counts, and one that was undone does not.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PersonRating:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """All that people said. `other` counts lines with labels of another kind, such as `polite-flamingo agreement` reads."""
+    """All that people said. `other` counts lines of another kind, such as `polite-flamingo agreement` reads."""
 
     votes: tuple[Vote, ...] = ()
     ratings: tuple[PersonRating, ...] = ()

@@ -7,61 +7,80 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, intervals
+from polite_flamingo.preference.audit.check import Check, Findings
 from polite_flamingo.preference.audit.evidence import Evidence
-from polite_flamingo.preference.audit.limits import Check, Measure, measured
 from polite_flamingo.preference.audit.readings import Prompt, Reading
-from polite_flamingo.preference.audit.repeats import Signs, compared, kept_share
+from polite_flamingo.preference.audit.repeats import Signs, compared, contrast, kept, kept_share, repeated
 
 
 def position(evidence: Evidence) -> Check:
-    """Check mean ratings by place, and which choices survive another order, or no company."""
+    """Check mean ratings by place, and how many choices another order changes, or no company.
+
+    A noisy judge changes its mind in the same order as well, so what is lost is measured against that.
+    """
     judge, settings, limits = evidence.judge, evidence.settings, evidence.settings.limits
-    measures, missing = list[Measure](), list[str]()
-    places = _by_place([_together(prompt, judge) for prompt in evidence.prompts], settings.resampling)
+    findings, resampling, prompts = Findings("position", settings), settings.resampling, evidence.prompts
+    places = _by_place([_together(prompt, judge) for prompt in prompts], resampling)
     for place, found in enumerate(places, 1):
-        name, about = f"ratings at place {place}", "Difference from the mean, in standard deviations of the scores."
-        one = measured(name, found, limits.place, limits.least, share=False, about=about, either_side=True)
-        measures.append(one)
+        about = "Distance from the mean, in standard deviations of the scores."
+        findings.add(f"ratings at place {place}", found, limits.place, share=False, about=about, either_side=True)
+        findings.draw_estimate("places", f"place {place}", found)
     if not places:
-        missing.append("answers rated several in one request")
+        findings.lacks("answers rated several in one request")
+    same = kept(prompts, lambda prompt: repeated(_together(prompt, judge), _same_places))
+    if not len(same):  # rotations leave some answers in their order, though at other places
+        same = kept(prompts, lambda prompt: repeated(_together(prompt, judge), _same_order))
+    if len(same):
+        steady = kept_share(same, resampling)
+        findings.add("choices kept in the same order", steady)
+        findings.draw_estimate("kept", "same order", steady)
+    changes = (
+        ("in another order", "another order", limits.order, lambda one: repeated(_together(one, judge), _other_order)),
+        ("when rated alone", "alone", limits.alone, lambda one: _alone(one, judge)),
+    )
+    for how, name, limit, of in changes:
+        changed = kept(prompts, of)
+        if not len(changed):
+            findings.lacks(NEEDED[name])
+            continue
+        found = kept_share(changed, resampling)
+        findings.add(f"choices kept {how}", found)
+        findings.draw_estimate("kept", name, found)
+        lost = contrast(lambda steady, changed: steady - changed, same, changed, resampling)
+        about = "" if len(same) else "The judge is taken to repeat itself exactly in the same order."
+        findings.add(f"choices lost {how}", lost, limit, about=about)
+    return findings.check()
 
-    def in_another_order(prompt: Prompt) -> Iterator[Signs]:
-        return _swapped(_together(prompt, judge))
 
-    def alone(prompt: Prompt) -> Iterator[Signs]:
-        together = _together(prompt, judge)
-        return (
-            signs for one in prompt.read_by(judge) if one.alone for other in together for signs in compared(one, other)
-        )
-
-    swapped = kept_share(evidence.prompts, in_another_order, settings.resampling)
-    if swapped:
-        about = "A choice that only one of the two orders makes counts half."
-        measures.append(measured("choices kept in another order", swapped, limits.order, limits.least, about=about))
-    else:
-        missing.append("the same answers rated in two orders (polite-flamingo rate rotates them)")
-    company = kept_share(evidence.prompts, alone, settings.resampling)
-    if company:
-        measures.append(measured("choices kept when rated alone", company, limits.alone, limits.least))
-    else:
-        missing.append("answers rated both alone and together")
-    charts = {"places": [[str(place), one.value, one.low, one.high] for place, one in enumerate(places, 1)]}
-    return Check(name="position", measures=tuple(measures), missing=tuple(missing), charts=charts if places else {})
+NEEDED = {
+    "another order": "the same answers rated in two orders (judge.orders of polite-flamingo rate)",
+    "alone": "answers rated both alone and together (judge.audit of polite-flamingo rate)",
+}
+"""What each comparison needs."""
 
 
 def _together(prompt: Prompt, judge: str) -> list[Reading]:
     return [one for one in prompt.read_by(judge) if not one.alone]
 
 
-def _swapped(readings: Sequence[Reading]) -> Iterator[Signs]:
-    """Yield what two readings say of two answers that they saw in opposite orders."""
-    for number, first in enumerate(readings):
-        for second in readings[number + 1 :]:
+def _alone(prompt: Prompt, judge: str) -> Iterator[Signs]:
+    together = _together(prompt, judge)
+    for one in prompt.read_by(judge):
+        if one.alone:
+            for other in together:
+                yield from compared(one, other)
 
-            def apart(left: int, right: int, one: Reading = first, other: Reading = second) -> bool:
-                return (one.places[left] < one.places[right]) != (other.places[left] < other.places[right])
 
-            yield from compared(first, second, apart)
+def _same_places(first: Reading, second: Reading, left: int, right: int) -> bool:
+    return all(first.places[answer] == second.places[answer] for answer in (left, right))
+
+
+def _same_order(first: Reading, second: Reading, left: int, right: int) -> bool:
+    return (first.places[left] < first.places[right]) == (second.places[left] < second.places[right])
+
+
+def _other_order(first: Reading, second: Reading, left: int, right: int) -> bool:
+    return not _same_order(first, second, left, right)
 
 
 def _by_place(readings: Sequence[Sequence[Reading]], resampling: Resampling) -> list[Estimate]:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from polite_flamingo.candidates import ATTRIBUTES, Rating
-from polite_flamingo.sample import Sample
+from polite_flamingo.candidates import Rating
+from polite_flamingo.preference.pairing import score
+from polite_flamingo.sample import IMAGE_MARK, Image, Sample
 
 _Name = TypeVar("_Name", int, str)
-
-REWARD = "reward"
-"""The value of a judge that gives one number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +49,7 @@ class Prompt:
     Attributes:
         key: of the sample.
         shard: name of the shard that holds it.
+        asked: `asked_digest` of its last question.
         pictures: number of its pictures.
         numbers: each answer's `Candidate.number`.
         digests: each answer's `digest`.
@@ -61,6 +60,7 @@ class Prompt:
 
     key: str
     shard: str
+    asked: str
     pictures: int
     numbers: tuple[int, ...]
     digests: tuple[str, ...]
@@ -113,6 +113,7 @@ def prompt_of(sample: Sample, shard: str, weights: Sequence[float]) -> Prompt:
     return Prompt(
         key=sample.key,
         shard=shard,
+        asked=asked_digest(sample.turns[-1].instruction, sample.images),
         pictures=len(sample.images),
         numbers=tuple(candidate.number for candidate in sample.candidates),
         digests=tuple(digest(candidate.text) for candidate in sample.candidates),
@@ -132,7 +133,7 @@ def _reading(
     scores = {
         answer: found
         for answer, rating in ratings.items()
-        if (found := score({**rating.values, **rating.expected}, weights)) is not None
+        if (found := score(_numbers({**rating.values, **rating.expected}), weights)) is not None
     }
     if not scores:
         return None
@@ -142,30 +143,28 @@ def _reading(
         alone=alone,
         scores=scores,
         places={answer: places[answer] for answer in scores},
-        values={answer: dict(ratings[answer].values) for answer in scores},
+        values={answer: _numbers(ratings[answer].values) for answer in scores},
     )
 
 
-def score(values: Mapping[str, float], weights: Iterable[float]) -> float | None:
-    """Return the weighted sum of ratings; None if one that has a weight is missing or is not a number.
-
-    A judge of one number gives its reward, whatever the weights.
-    """
-    if REWARD in values and not any(name in values for name in ATTRIBUTES):
-        return values[REWARD] if _is_number(values[REWARD]) else None
-    needed = [(values.get(name), weight) for name, weight in zip(ATTRIBUTES, weights, strict=True) if weight]
-    if not all(_is_number(value) for value, _ in needed):
-        return None
-    return math.fsum(weight * (value or 0.0) for value, weight in needed)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
+    """Return what is a number: a judge that broke its own schema counts as one that did not rate."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
 def digest(text: str) -> str:
     """Return a short digest of an answer; white space makes no difference."""
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=12).hexdigest()
+
+
+def asked_digest(instruction: str, images: Sequence[Image]) -> str:
+    """Return a digest of a question and its pictures' bytes; case and white space make no difference."""
+    pictures = [hashlib.blake2b(image.data, digest_size=12).hexdigest() for image in images]
+    return digest(" ".join([instruction.replace(IMAGE_MARK, " ").casefold(), *pictures]))
 
 
 def choices(scores: Mapping[int, float]) -> Iterator[tuple[int, int, float]]:
