@@ -153,11 +153,15 @@ def _histogram(title: str, rows: Rows) -> Markup:
 
 
 def _shares(title: str, rows: Rows) -> Markup:
-    return bars(title, [_bar(row, 100, " %") for row in rows])
+    return bars(title, [_bar(row, 100, " %") for row in rows], shows=(0, 100))
 
 
-def _figures(title: str, rows: Rows) -> Markup:
-    return bars(title, [_bar(row, 1, "") for row in rows])
+def _places(title: str, rows: Rows) -> Markup:
+    return bars(title, [_bar(row, 1, "") for row in rows], shows=(-0.25, 0.25))
+
+
+def _kappas(title: str, rows: Rows) -> Markup:
+    return bars(title, [_bar(row, 1, "") for row in rows], shows=(0, 1))
 
 
 def _bar(row: Sequence[float | str | None], factor: float, unit: str) -> Bar:
@@ -182,7 +186,9 @@ def _curve(title: str, rows: Rows) -> Markup:
 def _majorities(title: str, rows: Rows) -> Markup:
     names = [f"{_value(count):.0f} reading{'s' if _value(count) > 1 else ''}" for count, _ in rows]
     values = [100 * _value(wrong) for _, wrong in rows]
-    return bars(title, [Bar(name=n, value=v, text=f"{v:.1f} %") for n, v in zip(names, values, strict=True)])
+    return bars(
+        title, [Bar(name=n, value=v, text=f"{v:.1f} %") for n, v in zip(names, values, strict=True)], shows=(0, 25)
+    )
 
 
 def _correlations(title: str, rows: Rows) -> Markup:
@@ -210,8 +216,8 @@ CHARTS = {
     "margins": ("Pairs by how much higher the chosen answer is rated", _histogram),
     "correlations": ("Correlation of the differences between two answers", _correlations),
     "outcomes": ("How often the longer answer is chosen", _curve),
-    "places": ("Ratings by place, in standard deviations from the mean", _figures),
-    "kappas": ("Cohen's kappa", _figures),
+    "places": ("Ratings by place, in standard deviations from the mean", _places),
+    "kappas": ("Cohen's kappa", _kappas),
     "kept": ("Choices kept", _shares),
     "majorities": ("Predicted label noise, if several readings are averaged", _majorities),
 }

@@ -115,14 +115,15 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], cells: Seq
     return picture(title, left + cell * len(columns) + 4, top + height * len(rows) + 4, body)
 
 
-def bars(title: str, values: Sequence[Bar]) -> Markup:
+def bars(title: str, values: Sequence[Bar], *, shows: tuple[float, float] = (0.0, 0.0)) -> Markup:
     """Draw horizontal bars from zero, each with its name, its number and the whiskers of its interval.
 
     Args:
         title: what they show, for screen readers.
         values: from top to bottom.
+        shows: values that the axis reaches at least, so that small differences look small.
     """
-    ends = [end for bar in values for end in (bar.value, bar.low, bar.high) if end is not None]
+    ends = [*shows, *(end for bar in values for end in (bar.value, bar.low, bar.high) if end is not None)]
     low, high = min([*ends, 0.0]), max([*ends, 0.0])
     high = high if high > low else low + 1.0
     width = 520.0

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polite_flamingo.evaluation import bootstrap
-from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, intervals, matrix, resampled_means, shared
+from polite_flamingo.evaluation.bootstrap import (
+    Estimate,
+    Resampling,
+    intervals,
+    matrix,
+    resampled,
+    resampled_means,
+    shared,
+)
 
 
 @pytest.mark.parametrize("kind", ["share", "normal"])
@@ -77,3 +85,16 @@ def test_shared_keeps_what_all_who_take_part_have(rows: list[list[float | None]]
         for row in range(len(rows)):
             assert np.isfinite(found[row, column]) == (whole and row in taking_part)
             assert not whole or row not in taking_part or found[row, column] == rows[row][column]
+
+
+def test_rows_of_a_cluster_are_resampled_together() -> None:
+    """Ten copies of each of twenty numbers know no more than the twenty."""
+    numbers = np.random.default_rng(0).normal(size=20)
+    copies, prompts = np.repeat(numbers, 10), np.repeat(np.arange(20) * 7, 10)
+    alone = resampled(np.mean, (numbers,), Resampling())
+    together = resampled(np.mean, (copies,), Resampling(), prompts)
+    naive = resampled(np.mean, (copies,), Resampling())
+    assert (together.value, together.n) == (pytest.approx(alone.value), 20)
+    assert together.low == pytest.approx(alone.low) and together.high == pytest.approx(alone.high)
+    assert naive.low is not None and alone.low is not None and naive.low > alone.low + 0.1
+    assert resampled(np.mean, (np.zeros(0),), Resampling()).value is None

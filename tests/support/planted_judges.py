@@ -25,7 +25,7 @@ TRUTH: Mapping[str, tuple[int, ...]] = {
 }
 """Quality of an answer -> its true ratings, all of different sums."""
 
-FILLER = "I looked at the picture with care and took my time before I said this".split()
+FILLER = "I looked at the picture with care and took my time before I said this"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ def clean(seen: Seen) -> list[int]:
 
 
 def likes_the_first(seen: Seen) -> list[int]:
-    """Give the answer that stands first a point and a half more on average."""
-    better = seen.place == 0 and seen.shown > 1
-    return [clipped(one + (better and place < 3)) for place, one in enumerate(clean(seen))]
+    """Give the answer that stands first a point more for each attribute that counts."""
+    first = seen.place == 0 and seen.shown > 1
+    return [clipped(one + (first and place < 3)) for place, one in enumerate(clean(seen))]
 
 
 def likes_the_long(seen: Seen) -> list[int]:
@@ -95,7 +95,7 @@ def said(quality: str, sample: Sample, rng: random.Random) -> str:
 
 
 def padding(rng: random.Random) -> str:
-    return " ".join(FILLER[: rng.randint(0, len(FILLER))])
+    return " ".join(FILLER.split()[: rng.randint(0, 15)])
 
 
 def rate(
@@ -138,9 +138,7 @@ def rate(
             found = dict(zip(ATTRIBUTES, values[place], strict=True))
             why = f"{qualities[answer]}, I would say"
             ratings[answer].append(
-                Rating(
-                    judge=name, values=found, reason=why, place=place, shown=len(shown), sample=number, blind=black
-                )
+                Rating(judge=name, values=found, reason=why, place=place, shown=len(shown), sample=number, blind=black)
             )
 
     for turn in range(orders):

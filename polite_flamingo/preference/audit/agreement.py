@@ -41,9 +41,7 @@ def judges(evidence: Evidence) -> Check:
         )
         findings.draw_estimate("kappas", f"choices, {other}", found)
         for name, rated in _rated_by_both(evidence, other).items():
-            found = kappa_of(rated, settings.resampling)
-            findings.add(f"{name}, with {other}", found, share=False, about=RATED)
-            findings.draw_estimate("kappas", f"{name}, {other}", found)
+            findings.draw_estimate("kappas", f"{name}, {other}", kappa_of(rated, settings.resampling))
     if not evidence.others:
         findings.lacks("ratings of the same answers by another judge (polite-flamingo rate, once more)")
     return findings.check()
@@ -51,7 +49,7 @@ def judges(evidence: Evidence) -> Check:
 
 def _same(rows: list[Row]) -> str:
     share = sum(left == right for _, left, right in rows) / len(rows)
-    return f"The same choice in {share:.1%} of {len(rows):,}."
+    return f"The same choice in {100 * share:.1f} % of {len(rows):,}."
 
 
 def kappa_of(rows: list[Row], resampling: Resampling, *, mirrored: bool = False) -> Estimate:
@@ -107,8 +105,9 @@ def people(evidence: Evidence) -> Check:
         decided = [row for row in rows if row[1] and row[2]] if choices else rows
         if decided:
             found = kappa_of(decided, settings.resampling, mirrored=choices)
-            undecided = f" People saw no difference in {len(rows) - len(decided):,} more." if choices else ""
-            about = _same(decided) + undecided if choices else RATED
+            about = _same(decided) if choices else RATED
+            if undecided := len(rows) - len(decided):
+                about += f" People saw no difference in {undecided:,} more."
             findings.add(name, found, settings.limits.people if judged else None, share=False, about=about)
             findings.draw_estimate("kappas", name, found)
 

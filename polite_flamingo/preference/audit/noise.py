@@ -51,10 +51,10 @@ def noise(evidence: Evidence) -> Check:
     differing = resampled(differing_share, (less_N, readings_N), resampling, prompts_N)
     findings.add("two readings make opposite choices", differing)
     flipped = resampled(flip_rate, (less_N, readings_N), resampling, prompts_N)
-    least, most = even_rate(differing.value or 0.0), min(differing.value or 0.0, 0.5)
+    least, most = (f"{100 * one:.1f} %" for one in (even_rate(differing.value or 0.0), differing.value or 0.0))
     about = (
-        "Estimated share of one reading's choices that are opposite to the judge's steady opinion: "
-        f"{least:.1%} if all choices were equally hard, {most:.1%} if each were either certain or a coin toss."
+        "Estimated share of one reading's choices that are opposite to the judge's steady opinion. It would be "
+        f"{least} if all choices were equally hard, and {most} if each were certain or a coin toss."
     )
     findings.add("label noise", flipped, settings.limits.noise, about=about)
     rates_P, weights_P = spread_of(less_N, readings_N)

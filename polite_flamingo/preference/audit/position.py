@@ -22,9 +22,12 @@ def position(evidence: Evidence) -> Check:
     findings, resampling, prompts = Findings("position", settings), settings.resampling, evidence.prompts
     places = _by_place([_together(prompt, judge) for prompt in prompts], resampling)
     for place, found in enumerate(places, 1):
-        about = "Distance from the mean, in standard deviations of the scores."
-        findings.add(f"ratings at place {place}", found, limits.place, share=False, about=about, either_side=True)
         findings.draw_estimate("places", f"place {place}", found)
+    if places:
+        place, furthest = max(enumerate(places, 1), key=lambda one: abs(one[1].value or 0.0))
+        about = "Distance from the mean, in standard deviations of the scores; of all places, this lies furthest."
+        name = f"ratings at place {place}"
+        findings.add(name, furthest, limits.place, share=False, about=about, either_side=True)
     if not places:
         findings.lacks("answers rated several in one request")
     same = kept(prompts, lambda prompt: repeated(_together(prompt, judge), _same_places))
