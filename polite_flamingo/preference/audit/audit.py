@@ -12,7 +12,7 @@ from polite_flamingo.preference.audit.check import Check
 from polite_flamingo.preference.audit.duplicates import Neighbours, duplicates, leaks
 from polite_flamingo.preference.audit.evidence import Evidence
 from polite_flamingo.preference.audit.length import length
-from polite_flamingo.preference.audit.limits import WORST_FIRST, Verdict
+from polite_flamingo.preference.audit.limits import WORST_FIRST, AuditSettings, Verdict
 from polite_flamingo.preference.audit.margins import attributes, margins
 from polite_flamingo.preference.audit.noise import noise
 from polite_flamingo.preference.audit.position import position
@@ -41,6 +41,7 @@ class Audit:
         judge: whose judgement was audited; "" if nobody rated.
         reference: the judge that was taken to be right; "" if it did not rate.
         counts: prompts, answers, pairs, ratings and so on, by name.
+        settings: of the audit, with all limits.
     """
 
     checks: tuple[Check, ...]
@@ -48,6 +49,7 @@ class Audit:
     judge: str
     reference: str
     counts: Mapping[str, int]
+    settings: AuditSettings
 
     @property
     def verdict(self) -> Verdict:
@@ -66,6 +68,7 @@ class Audit:
             "judge": self.judge,
             "reference": self.reference,
             "counts": dict(self.counts),
+            "settings": asdict(self.settings),
             "checks": {one.name: {"verdict": one.verdict, **asdict(one)} for one in self.checks},
             "suspicious": [
                 {"key": one.pair.key, "shard": one.pair.shard, "reasons": one.reasons, "weight": round(one.weight, 3)}
@@ -102,4 +105,5 @@ def audit(evidence: Evidence, found: Neighbours, *, near: bool) -> Audit:
         judge=evidence.judge,
         reference=evidence.reference,
         counts=counts,
+        settings=evidence.settings,
     )
