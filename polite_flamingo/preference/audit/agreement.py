@@ -11,6 +11,7 @@ from polite_flamingo.evaluation.agreement import kappa
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, resampled
 from polite_flamingo.preference.audit.check import Check, Findings
 from polite_flamingo.preference.audit.evidence import Evidence, side_of
+from polite_flamingo.preference.audit.margins import mean
 from polite_flamingo.preference.audit.people import Side, Vote
 from polite_flamingo.preference.audit.readings import Prompt, choices, sign
 
@@ -96,7 +97,7 @@ def people(evidence: Evidence) -> Check:
     """Check that people choose and rate as the judge does."""
     settings, labels = evidence.settings, evidence.labels
     findings = Findings("people", settings)
-    if not labels.votes and not labels.ratings:
+    if not len(labels):
         findings.lacks("people's votes on these answers (--labels; polite-flamingo vote collects them)")
         return findings.check()
     joined = _Joined(evidence)
@@ -116,9 +117,13 @@ def people(evidence: Evidence) -> Check:
     for attribute, rows in joined.ratings().items():
         compare(attribute, rows)
     compare("people among themselves", joined.among_people(), choices=True, judged=False)
+    if kept := joined.kept():
+        numbers_N, kept_N = np.array(kept).T
+        about = "Pairs whose chosen answer most people find better; ties and two bad answers count against."
+        found = resampled(mean, (kept_N,), settings.resampling, numbers_N)
+        findings.add("pairs that people would keep", found, settings.limits.keep, about=about)
     if joined.unknown:
-        total = len(labels.votes) + len(labels.ratings)
-        findings.lacks(f"the answers of {joined.unknown:,} of {total:,} labels")
+        findings.lacks(f"the answers of {joined.unknown:,} of {len(labels):,} labels")
     return findings.check()
 
 
@@ -137,6 +142,7 @@ class _Joined:
         labels = evidence.labels
         self.unknown = sum(self._answers(vote) is None and not self._of_pair(vote) for vote in labels.votes)
         self.unknown += sum(self._answer(one.key, one.answer) is None for one in labels.ratings)
+        self.unknown += sum(key not in self._pairs for key in labels.keep)
 
     def _prompt(self, key: str) -> Prompt | None:
         pair = self._pairs.get(key)
@@ -184,6 +190,11 @@ class _Joined:
                 said = float(round(ours[name])), float(one.values[name])
                 found.setdefault(name, []).append((self._numbers[one.key], *said))
         return {name: found[name] for name in ATTRIBUTES if name in found}
+
+    def kept(self) -> list[tuple[int, float]]:
+        """Return for each pair that people judged whether they would keep it."""
+        keep = self._evidence.labels.keep
+        return [(self._numbers[key], float(kept)) for key, kept in keep.items() if key in self._pairs]
 
     def among_people(self) -> list[Row]:
         """Return what each two people chose between the same answers."""

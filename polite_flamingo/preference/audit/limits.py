@@ -65,6 +65,7 @@ class Limits:
         alone: share of choices lost when each answer is rated by itself, likewise.
         judges: Cohen's kappa of choices, against another judge.
         people: Cohen's kappa of choices or ratings, against people; people reach about 0.6 among themselves.
+        keep: share of pairs that people would keep.
         blind: share of the choice, beyond chance, that is left without the picture; 1 if nothing is lost.
         noise: estimated share of a single reading's choices that are opposite to the judge's own steady opinion.
         sides: share of pairs that cannot teach anything: equal or empty sides.
@@ -85,6 +86,7 @@ class Limits:
     alone: Limit = field(default_factory=lambda: Limit(warn=0.15, fail=0.3))
     judges: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
     people: Limit = field(default_factory=lambda: Limit(warn=0.4, fail=0.2))
+    keep: Limit = field(default_factory=lambda: Limit(warn=0.7, fail=0.5))
     blind: Limit = field(default_factory=lambda: Limit(warn=0.6, fail=0.8))
     noise: Limit = field(default_factory=lambda: Limit(warn=0.1, fail=0.2))
     sides: Limit = field(default_factory=lambda: Limit(warn=0.0, fail=0.01))

@@ -1,10 +1,12 @@
 """People's votes and ratings, as `labels.jsonl` holds them.
 
-A line is one vote between two answers to a prompt, or one person's ratings of an answer:
+A line is one vote between two answers to a prompt, one person's ratings of an answer, or whether a pair is to be kept,
+as `polite-flamingo vote` writes it where most voters agree:
 
     {"key": "vqa/train/17", "first": 0, "second": 2, "vote": "first", "voter": "ann"}
     {"key": "vqa/train/17", "first": "chosen", "second": "rejected", "vote": "tie", "voter": "ben"}
     {"key": "vqa/train/17", "answer": 0, "voter": "ann", "helpfulness": 3, "correctness": 4}
+    {"key": "vqa/train/17", "keep": false}
 
 An answer is named by its number among the candidates, or as the "chosen" or "rejected" side of the pair of this key.
 Ratings are whole numbers from 0 to 4, like the judge's. The votes that `polite-flamingo vote` keeps on pairs are read
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from polite_flamingo.candidates import ATTRIBUTES, MOST
@@ -54,11 +56,23 @@ class PersonRating:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """All that people said. `other` counts lines of another kind, such as `polite-flamingo agreement` reads."""
+    """All that people said.
+
+    Attributes:
+        votes: choices between two answers.
+        ratings: ratings of single answers.
+        keep: key of a pair -> whether its chosen answer is better.
+        other: lines of another kind, such as the marks that `polite-flamingo agreement` reads.
+    """
 
     votes: tuple[Vote, ...] = ()
     ratings: tuple[PersonRating, ...] = ()
+    keep: Mapping[str, bool] = field(default_factory=dict)
     other: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of labels that an audit can use."""
+        return len(self.votes) + len(self.ratings) + len(self.keep)
 
 
 def read_labels(path: str) -> Labels:
@@ -72,7 +86,7 @@ def read_labels(path: str) -> Labels:
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
     votes: dict[tuple[str, ...], Vote | None] = {}
-    ratings, other = list[PersonRating](), 0
+    ratings, keep, other = list[PersonRating](), dict[str, bool](), 0
     for number, line in enumerate(lines, 1):
         if line.strip():
             record = _record(line, where := f"{path}, line {number}")
@@ -81,9 +95,11 @@ def read_labels(path: str) -> Labels:
                 votes[_identity(record)] = made
             elif "answer" in record:
                 ratings.append(_ratings(record, where))
+            elif isinstance(record.get("keep"), bool):
+                keep[record["key"]] = record["keep"]
             else:
                 other += 1
-    return Labels(votes=tuple(vote for vote in votes.values() if vote), ratings=tuple(ratings), other=other)
+    return Labels(votes=tuple(vote for vote in votes.values() if vote), ratings=tuple(ratings), keep=keep, other=other)
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[str, ...]:

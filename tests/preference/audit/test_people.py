@@ -83,13 +83,20 @@ def test_the_votes_of_polite_flamingo_vote_are_read_as_they_are(tmp_path: Path) 
         return {name: value for name, value in line.items() if name != "vote"}
 
     lines = [action(0, "second"), action(0, "first", "ann"), action(1, "first"), action(1, "undo"), action(2, "skip")]
-    found = labels_of(tmp_path, *lines, {"key": "a/b/3", "keep": True})
+    found = labels_of(tmp_path, *lines, {"key": "a/b/3", "relevance": 5})
     assert [(one.key, one.prefers) for one in found.votes] == [("a/b/0", 1.0)] and found.other == 1
+
+
+def test_pairs_that_people_would_not_keep_fail_it(tmp_path: Path) -> None:
+    found = checked(labels_of(tmp_path, *({"key": f"a/b/{n}", "keep": n % 5 == 0} for n in range(PROMPTS))))
+    assert figures(found) == {"pairs that people would keep": 0.2} and found.verdict == "fail"
+    assert not found.missing
 
 
 def test_labels_of_unknown_answers_are_counted(tmp_path: Path) -> None:
     lines = [vote(n) for n in range(PROMPTS)] + [vote(999), vote(1, first=0, second=7, voter="ben")]
-    assert checked(labels_of(tmp_path, *lines)).missing == ("the answers of 2 of 42 labels",)
+    found = checked(labels_of(tmp_path, *lines, {"key": "elsewhere", "keep": True}))
+    assert found.missing == ("the answers of 3 of 43 labels",)
 
 
 def test_without_labels_it_says_what_is_needed() -> None:
