@@ -139,19 +139,19 @@ def agreements(ratings: Ratings, good: int, resampling: Resampling | None = None
             Agreement(
                 mark=mark,
                 other=other,
-                spearman=_measured(spearman, left_N, right_N, resampling),
-                kappa=_measured(kappa, *classes, resampling),
+                spearman=measured(spearman, left_N, right_N, resampling),
+                kappa=measured(kappa, *classes, resampling),
                 about=about,
             )
         )
     return found
 
 
-def _measured(
+def measured(
     statistic: Callable[[np.ndarray, np.ndarray], float],
     left_N: np.ndarray, right_N: np.ndarray, resampling: Resampling,
 ) -> Estimate:  # fmt: skip
-    """Return a statistic of pairs with its bootstrap interval."""
+    """Return a statistic of pairs, such as `kappa`, with its bootstrap interval; value None where it is NaN."""
     value, n = statistic(left_N, right_N), len(left_N)
     rng = np.random.default_rng(resampling.seed)
     some = rng.choice(n, MOST_RESAMPLED, replace=False) if n > MOST_RESAMPLED else np.arange(n)
