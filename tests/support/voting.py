@@ -28,7 +28,7 @@ def rewritten(number: int, *, reward: float = 1.0, nli: Sequence[float] = (-2.0,
 def answered(number: int, answers: dict[str, float], judge: str = "rule") -> Sample:
     """A sample with one answer per model, and the judge's score of it."""
     candidates = tuple(
-        Candidate(text=f"Text {place} on {number}.", model=model, ratings=(rated(judge, score),))
+        Candidate(text=f"Text {place} on {number}.", model=model, number=place, ratings=(rated(judge, score),))
         for place, (model, score) in enumerate(answers.items())
     )
     return replace(make_sample(number, 1, rewritten=False), candidates=candidates)
@@ -66,6 +66,7 @@ def cast(battle: Battle, voter: str, action: Action, *, left: str = "first", sec
     return Vote(
         voter=voter, battle=battle.id, action=action, left=left, seconds=seconds, time="2026-11-30T12:00:00+00:00",
         kind=battle.kind, key=battle.key, turn=battle.turn, first=battle.first.name, second=battle.second.name,
+        first_number=battle.first.number, second_number=battle.second.number,
     )  # fmt: skip
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from polite_flamingo.candidates import Candidate, Rating
 from polite_flamingo.conversations import parts_of
@@ -44,10 +45,17 @@ GOOD_MARK = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One text of a battle. `name` is who wrote it; voters never see it."""
+    """One text of a battle.
+
+    Attributes:
+        name: who wrote it; voters never see it.
+        text: what they read.
+        number: of the candidate that it is; None for other texts.
+    """
 
     name: str
     text: str
+    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +140,31 @@ def scored(candidate: Candidate) -> Scored:
     for rating in candidate.ratings:
         if not rating.blind and (score := _score(rating)) is not None:
             by_judge.setdefault(rating.judge, []).append(score)
-    return Side(name=candidate.model, text=candidate.text), {judge: fmean(all) for judge, all in by_judge.items()}
+    side = Side(name=candidate.model, text=candidate.text, number=candidate.number)
+    return side, {judge: fmean(scores) for judge, scores in by_judge.items()}
 
 
 def _score(rating: Rating) -> float | None:
+    """Return the score of a rating; None if it lacks a number."""
     if "reward" in rating.values:
-        return float(rating.values["reward"])
-    values = {**rating.values, **rating.expected}
-    return sum(values[name] for name in SCORED) if all(name in values for name in SCORED) else None
+        return _number(rating.values["reward"])
+    found = [_number(rating.values.get(name)) for name in SCORED]
+    known = [one for one in found if one is not None]
+    return sum(known) if len(known) == len(SCORED) else None
+
+
+def _number(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
 
 
 def _rewriting(sample: Sample, turn: int, part: Sample) -> Battle | None:
     scores, margins, verdicts = part.scores, dict[str, float](), dict[str, float]()
-    if scores.get("reward") is not None and scores.get("reward_raw") is not None:
-        margins["reward model"] = scores["reward"] - scores["reward_raw"]
-    if scores.get("nli") and None not in scores["nli"]:
-        verdicts["NLI"] = nli_margin(scores["nli"])
+    after, before = _number(scores.get("reward")), _number(scores.get("reward_raw"))
+    if after is not None and before is not None:
+        margins["reward model"] = after - before
+    if scores.get("nli") and math.isfinite(margin := nli_margin(scores["nli"])):
+        verdicts["NLI"] = margin
     axes = [axis for axis in AXES if axis != "visual_dependency"]
     marks = [mark for axis in axes if type(mark := scores.get(f"judge_{axis}")) is int]
     if len(marks) == len(axes):

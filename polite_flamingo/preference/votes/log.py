@@ -33,6 +33,8 @@ class Vote:
         seconds: how long the battle was looked at.
         time: when, in ISO 8601.
         kind: of the battle, as its `key`, `turn`, and the names of its `first` and `second` text.
+        first_number: number of the candidate that the first text is; None for other texts.
+        second_number: likewise.
     """
 
     voter: str
@@ -46,9 +48,12 @@ class Vote:
     turn: int | None
     first: str
     second: str
+    first_number: int | None = None
+    second_number: int | None = None
 
 
-_TYPES = {"seconds": (int, float), "turn": (int, type(None))}
+_WHOLE = (int, type(None))
+_TYPES = {"seconds": (int, float), "turn": _WHOLE, "first_number": _WHOLE, "second_number": _WHOLE}
 _VALUES: Mapping[str, tuple[str, ...]] = {"action": ACTIONS, "left": ("first", "second"), "kind": KINDS}
 
 
@@ -83,7 +88,8 @@ class VoteLog:
         Raises:
             OSError: it could not be written, and nothing of it is in the file.
         """
-        line = json.dumps(asdict(vote), ensure_ascii=False).encode() + b"\n"
+        # A model's name may hold half of a surrogate pair, which becomes an escape of JSON.
+        line = json.dumps(asdict(vote), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
             end = self._file.seek(0, os.SEEK_END)
             try:

@@ -116,6 +116,7 @@ class Poll:
                 seconds=round(min(max(seconds, 0.0), LONGEST_LOOK), 2),
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 kind=one.kind, key=one.key, turn=one.turn, first=one.first.name, second=one.second.name,
+                first_number=one.first.number, second_number=one.second.number,
             )
         )  # fmt: skip
 

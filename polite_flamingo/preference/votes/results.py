@@ -16,8 +16,7 @@ import numpy as np
 
 from polite_flamingo.evaluation.agreement import kappa, measured, spearman
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
-from polite_flamingo.evaluation.judging import REWRITTEN
-from polite_flamingo.preference.votes.battles import CHOSEN, KINDS, Battle, turned
+from polite_flamingo.preference.votes.battles import KINDS, Battle, turned
 from polite_flamingo.preference.votes.log import Vote, identity
 from polite_flamingo.preference.votes.ratings import Match, Rated, ratings
 
@@ -137,29 +136,36 @@ def opinions(votes: Iterable[Vote]) -> dict[str, int]:
 
 
 def keepers(votes: Iterable[Vote]) -> dict[tuple[str, int | None], bool]:
-    """Return key and turn -> whether people would keep the text or the pair, where most voters agree.
+    """Return key and turn -> whether people would keep the rewritten text, where most voters agree.
 
-    A rewritten text is kept unless the raw annotation is better or both are bad. A pair is kept if its chosen answer is
-    better: one whose sides are equal teaches nothing.
+    It is kept unless the raw annotation is better or both are bad; a tie keeps it, since nothing is lost.
     """
     said: dict[tuple[str, int | None], int] = {}
     for vote in votes:
-        good = {"rewriting": (REWRITTEN, "tie"), "pairs": (CHOSEN,)}.get(vote.kind)
-        if good and vote.action != "skip":
+        if vote.kind == "rewriting" and vote.action != "skip":
             place = vote.key, vote.turn
-            said[place] = said.get(place, 0) + (1 if _preferred(vote) in good else -1)
+            said[place] = said.get(place, 0) + (1 if vote.action in ("first", "tie") else -1)
     return {place: total > 0 for place, total in said.items() if total}
 
 
-def labels(votes: Iterable[Vote]) -> list[dict[str, Any]]:
-    """Return the lines of labels.jsonl, as `polite-flamingo agreement --labels` reads them."""
-    found = sorted(keepers(votes).items(), key=lambda one: (one[0][0], one[0][1] or 0))
-    return [{"key": key, **({} if turn is None else {"turn": turn}), "keep": keep} for (key, turn), keep in found]
+def labels(votes: Sequence[Vote]) -> list[dict[str, Any]]:
+    """Return the lines of labels.jsonl: whether to keep a rewritten text, and every choice between two answers.
+
+    `polite-flamingo agreement --labels` reads the former, `polite-flamingo audit --labels` the latter; each passes over
+    the other's. Answers of an evaluation are no candidates, so no line names them.
+    """
+    kept = sorted(keepers(votes).items(), key=lambda one: (one[0][0], one[0][1] or 0))
+    lines = [{"key": key, **({} if turn is None else {"turn": turn}), "keep": keep} for (key, turn), keep in kept]
+    return [*lines, *(line for vote in votes if vote.action != "skip" and (line := _choice(vote)))]
 
 
-def _preferred(vote: Vote) -> str:
-    """Return the name of the text that a vote prefers, or what it says instead."""
-    return {"first": vote.first, "second": vote.second}.get(vote.action, vote.action)
+def _choice(vote: Vote) -> dict[str, Any] | None:
+    sides: tuple[Any, Any] = (vote.first, vote.second)
+    if vote.kind == "answers":
+        sides = (vote.first_number, vote.second_number)
+    if vote.kind == "rewriting" or None in sides:
+        return None
+    return {"key": vote.key, "first": sides[0], "second": sides[1], "vote": vote.action, "voter": vote.voter}
 
 
 def _sign(vote: Vote) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from polite_flamingo.candidates import Candidate
+from polite_flamingo.candidates import Candidate, Rating
 from polite_flamingo.preference.votes.battles import CHOSEN, LABEL, Choice, battles_of
 from polite_flamingo.sample import Sample
 from tests.support.made_samples import make_sample
@@ -67,6 +67,18 @@ def test_answers_meet_each_other_by_their_judges_mean_scores_and_no_blind_rating
 )
 def test_where_there_is_nothing_to_choose_from_there_is_no_battle(sample: Sample) -> None:
     assert battles_of(sample) == []
+
+
+def test_ratings_and_scores_that_are_no_numbers_are_no_opinion() -> None:
+    sample = answered(1, {"clever": 12.0, "base": 6.0})
+    broken = Rating(judge="rule", values={"helpfulness": "4", "correctness": None, "coherence": True})  # type: ignore[dict-item]
+    reward = Rating(judge="reward", values={"reward": float("nan")})
+    first = replace(sample.candidates[0], ratings=(broken, reward))
+    [battle] = battles_of(replace(sample, candidates=(first, replace(sample.candidates[1], ratings=(broken, reward)))))
+    assert battle.margins == {}
+    scores = {"reward": "high", "reward_raw": 1.0, "nli": [float("nan"), 0.0, 0.0], "judge_relevance": "5"}
+    [battle] = battles_of(replace(rewritten(2), scores=scores))
+    assert (battle.margins, battle.verdicts) == ({}, {})
 
 
 def test_a_battle_has_the_id_of_its_content() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def test_votes_are_there_again_and_the_later_of_two_counts(tmp_path: Path) -> No
     assert {name: vote.action for name, vote in again.of("ANN").items()} == {FIVE[0].id: "second"}
     assert [vote.action for vote in again.of("Bob").values()] == ["both_bad"]
     assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 5, "nothing is ever removed"
+
+
+def test_a_name_with_half_of_a_surrogate_pair_is_kept_as_it_is(tmp_path: Path) -> None:
+    log = VoteLog(tmp_path / "votes.jsonl")
+    log.append(replace(cast(FIVE[0], "Ån", "first"), first="mod\udc80el"))
+    log.close()
+    [vote] = VoteLog(tmp_path / "votes.jsonl").all()
+    assert vote.first == "mod\udc80el" and "Ån" in (tmp_path / "votes.jsonl").read_text()
 
 
 @pytest.mark.parametrize("cut", [1, 20, -2, -1])

@@ -54,17 +54,26 @@ def test_labels_are_what_agreement_reads_and_say_what_most_people_would_keep(tmp
     }, "where voters are divided there is no label"
 
 
-def test_a_pair_for_training_is_kept_only_if_its_chosen_side_wins() -> None:
+def test_choices_between_answers_are_lines_for_the_auditor_which_agreement_passes_over(tmp_path: Path) -> None:
     pairs = battles([replace(rewritten(number), rejected=f"wrong {number}") for number in range(12)])
     assert len({battle.first.name for battle in pairs}) == 2
     votes = [cast(battle, "Ann", "first" if battle.first.name == "chosen" else "second") for battle in pairs[:10]]
-    votes += [
-        cast(pairs[10], "Ann", "tie"),
-        cast(pairs[11], "Ann", "second" if pairs[11].first.name == "chosen" else "first"),
-    ]
-    assert [line["keep"] for line in sorted(labels(votes), key=lambda line: int(line["key"].split("/")[2]))] == [
-        *[True] * 10, False, False,
+    votes += [cast(pairs[10], "Ann", "tie")]
+    votes += [cast(pairs[11], "Ann", "second" if pairs[11].first.name == "chosen" else "first")]
+    [answers, *_] = battles([answered(40, {"same": 3.0, "other": 1.0})])
+    lines = labels([*votes, cast(answers, "Bob", "both_bad"), cast(answers, "Ann", "skip")])
+    for line in lines[:10]:
+        assert line[line["vote"]] == "chosen" and {line["first"], line["second"]} == {"chosen", "rejected"}
+    assert lines[10]["vote"] == "tie" and lines[11][lines[11]["vote"]] == "rejected"
+    numbers = {answers.first.name: answers.first.number, answers.second.name: answers.second.number}
+    assert numbers == {"same": 0, "other": 1}
+    assert lines[12:] == [
+        {"key": answers.key, "first": answers.first.number, "second": answers.second.number, "vote": "both_bad",
+         "voter": "Bob"}
     ]  # fmt: skip
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"key": "a", "keep": True}]))
+    assert read_labels(str(file)) == {("a", None): {"keep": True}}
     label = agreement(results(by_id(pairs), votes, QUICK), "the pair's label")
     assert (label.share.value, label.share.n, label.undecided) == (pytest.approx(10 / 11), 11, 1)
 
