@@ -9,6 +9,8 @@ marks from 1 to 5 by the judge's axes, or whether it should be kept:
     {"key": "vqa/train/17", "relevance": 5, "correctness": 2}
     {"key": "talks/train/4", "turn": 2, "keep": false}
 
+Lines about several answers, which `polite-flamingo vote` writes for the auditor, are passed over.
+
 Spearman's rank correlation and Cohen's kappa come with 95 % intervals (bootstrap over texts). Reads OUT/scored, asks no
 model, writes OUT/agreement.json, and selects again with the same thresholds, so that the report shows it.
 """
@@ -121,19 +123,25 @@ def read_labels(path: str) -> Labels:
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            key, found = _label(line, f"{path}, line {number}")
-            labels.setdefault(key, {}).update(found)
+        if line.strip() and (label := _label(line, f"{path}, line {number}")):
+            labels.setdefault(label[0], {}).update(label[1])
     return labels
 
 
-def _label(line: str, where: str) -> tuple[tuple[str, int | None], dict[str, Any]]:
+FOR_THE_AUDITOR = ("vote", "answer")
+"""Fields of a line about one of several answers to a prompt, or two of them."""
+
+
+def _label(line: str, where: str) -> tuple[tuple[str, int | None], dict[str, Any]] | None:
+    """Return what a line is about and what it says; None for a line that is not about a rewritten text."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):
         raise ValueError(f'{where}: needs a JSON object with a key, such as {{"key": "vqa/train/17", "keep": true}}')
+    if any(name in record for name in FOR_THE_AUDITOR):
+        return None
     turn, found = record.get("turn"), {name: value for name, value in record.items() if name not in ("key", "turn")}
     if turn is not None and (isinstance(turn, bool) or not isinstance(turn, int)):
         raise ValueError(f"{where}: turn must be a whole number")

@@ -33,6 +33,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("ray_jobs.train", "a model and a mixture of shards -> a model"),
         "evaluate": ("ray_jobs.evaluate", "let models answer; accuracy, politeness and the alignment tax"),
     },
+    "align with preferences": {
+        "vote": ("ray_jobs.vote", "people vote on blind pairs; ratings, agreement with judges, labels"),
+    },
     "serve": {
         "serve": ("ray_jobs.serve", "chat and rewriting over HTTP"),
         "keys": ("serving.http.keys", "create, list and revoke API keys"),

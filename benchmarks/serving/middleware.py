@@ -21,8 +21,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from serving.config import AccessConfig, ServingConfig
+from serving.config import AccessConfig, LimitsConfig
 from serving.http.keys import KeyRing, new_key, write_keys
 from serving.http.metrics import Metrics
 from serving.http.middleware import AccessMiddleware
@@ -48,11 +47,11 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
     secret, key = new_key("benchmark")
     write_keys(folder / "keys.json", [replace(key, requests_per_minute=10**9, concurrent_requests=100)])
     ring = KeyRing(folder / "keys.json")
-    model = RewriterConfig(flamingo=FlamingoConfig(folder="none is loaded"))
 
     def guarded(keys: KeyRing | None, **access: Any) -> AccessMiddleware:
-        serving = ServingConfig(chat=model, access=AccessConfig(**access))
-        return AccessMiddleware(respond, config=serving, metrics=Metrics(), keys=keys, body_limits={})
+        return AccessMiddleware(
+            respond, access=AccessConfig(**access), limits=LimitsConfig(), metrics=Metrics(), keys=keys, body_limits={}
+        )
 
     usual = [
         (b"host", b"127.0.0.1:8000"),

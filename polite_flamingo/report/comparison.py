@@ -93,7 +93,7 @@ def interval(one: Estimate, *, share: bool = False) -> str:
     factor, unit, digits = (100, " %", 1) if share else (1, "", 2)
 
     def shown(value: float) -> str:
-        return f"{value * factor:.{digits}f}".replace("-", "−")
+        return f"{value * factor:z.{digits}f}".replace("-", "−")
 
     between = "" if one.low is None or one.high is None else f" ({shown(one.low)} to {shown(one.high)})"
     return shown(one.value) + unit + between

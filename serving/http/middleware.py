@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.config import ServingConfig
+from serving.config import AccessConfig, LimitsConfig
 from serving.errors import Refusal, server_error
 from serving.http import logs
 from serving.http.accounting import TrackedRequest
@@ -33,7 +33,8 @@ class AccessMiddleware:
         self,
         app: ASGIApp,
         *,
-        config: ServingConfig,
+        access: AccessConfig,
+        limits: LimitsConfig,
         metrics: Metrics,
         keys: KeyRing | None,
         body_limits: Mapping[str, int],
@@ -45,7 +46,8 @@ class AccessMiddleware:
 
         Args:
             app: the application.
-            config: limits and access.
+            access: who may send what, and whether there is an access log.
+            limits: of bodies.
             metrics: counts every request.
             keys: None lets everybody in.
             body_limits: path -> maximum bytes, where bodies may be larger than `limits.body_bytes`.
@@ -53,9 +55,9 @@ class AccessMiddleware:
             clock: returns nanoseconds, for rates.
             calendar: returns seconds since 1970, for keys that expire.
         """
-        self._app, self._config, self._metrics = app, config, metrics
-        self._authenticator = Authenticator(config.access, keys, calendar)
-        self._limiter = RateLimiter(config.access, clock)
+        self._app, self._limits, self._log, self._metrics = app, limits, access.log, metrics
+        self._authenticator = Authenticator(access, keys, calendar)
+        self._limiter = RateLimiter(access, clock)
         self._body_limits, self._send_request_id = dict(body_limits), send_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +68,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = TrackedRequest(scope, receive, send, self._config.limits.body_seconds)
+        request = TrackedRequest(scope, receive, send, self._limits.body_seconds)
         if self._send_request_id:
             request.response_headers.append((b"x-request-id", request.id.encode()))
         try:
@@ -84,14 +86,14 @@ class AccessMiddleware:
             if request.account is not None:
                 self._limiter.release(request.account)
                 self._metrics.open.dec()
-            request.record(self._metrics, log=self._config.access.log)
+            request.record(self._metrics, log=self._log)
 
     def _admit(self, request: TrackedRequest) -> None:
         """Raise Refusal unless the request may go on to its route."""
         scope, headers = request.scope, request.headers
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         check_headers(len(scope["headers"]), headers, len(path) + len(scope.get("query_string", b"")))
-        request.body_limit = self._body_limits.get(path, self._config.limits.body_bytes)
+        request.body_limit = self._body_limits.get(path, self._limits.body_bytes)
         if self._authenticator.is_open(request.method, path):
             return
         client = self._authenticator.identify(request.method, headers)

@@ -1,4 +1,4 @@
-// Entry point: tabs, colours, dropping and pasting.
+// Entry point: tabs, dropping and pasting.
 
 import * as api from "./api.js";
 import { startChat } from "./chat.js";
@@ -6,6 +6,7 @@ import { announce, byId } from "./dom.js";
 import { filesOf } from "./pictures.js";
 import { startRewriting } from "./rewriting.js";
 import { startSettings } from "./settings.js";
+import { startTheme } from "./theme_button.js";
 
 let service = { chat: "clever-flamingo", rewriter: "polite-flamingo", keys: false, images: 16, text_characters: 100_000, thresholds: {} };
 const known = () => service;
@@ -37,25 +38,6 @@ function startTabs() {
   const fromAddress = () => select(byId(`tab-${location.hash.slice(1)}`) ?? tabs[0], false);
   window.addEventListener("hashchange", fromAddress);
   fromAddress();
-}
-
-function startTheme() {
-  const button = byId("theme");
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  const dark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const show = () => button.setAttribute("aria-pressed", String(dark()));
-  button.addEventListener("click", () => {
-    const theme = dark() ? "light" : "dark";
-    document.documentElement.dataset.theme = theme;
-    try {
-      localStorage.setItem("flamingo.theme", theme);
-    } catch {
-      announce("The browser does not allow the page to remember this."); // storage is blocked
-    }
-    show();
-  });
-  system.addEventListener("change", show);
-  show();
 }
 
 // Pictures dropped or pasted anywhere go to the open panel.

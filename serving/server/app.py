@@ -10,9 +10,7 @@ from __future__ import annotations
 import time
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
+from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from polite_flamingo.storage.visibility import PathUnavailable
@@ -25,11 +23,11 @@ from serving.chat.responses import ERRORS
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 from serving.http import logs, metrics, reference
+from serving.http.error_handlers import add_error_handlers, api_error
 from serving.http.http10 import support_http10
 from serving.http.keys import KeyRing
 from serving.http.limits import RATE_HEADERS
 from serving.http.middleware import AccessMiddleware
-from serving.http.validation import as_api_error
 from serving.rewrite import routes as rewrite
 from serving.server import page
 
@@ -75,10 +73,8 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
 
     for routes in (chat, rewrite, batches, metrics, reference, page):
         app.include_router(routes.router)
-    app.add_exception_handler(ApiError, _api_error)
+    add_error_handlers(app)
     app.add_exception_handler(PathUnavailable, _store_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
     if config.serving.access.keys:
         reference.document_keys(app)
     _add_middleware(app, config, send_request_id)
@@ -92,7 +88,8 @@ def _add_middleware(app: FastAPI, config: ServiceConfig, send_request_id: bool) 
         logs.write_to_stderr()
     app.add_middleware(
         AccessMiddleware,
-        config=serving,
+        access=access,
+        limits=serving.limits,
         metrics=app.state.metrics,
         keys=KeyRing(access.keys) if access.keys else None,
         body_limits={"/v1/files": serving.batches.file_bytes + MULTIPART_BYTES} if serving.batches.folder else {},
@@ -108,31 +105,8 @@ def _add_middleware(app: FastAPI, config: ServiceConfig, send_request_id: bool) 
         )
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    if error.status == 500:  # the client gets the message, the log the cause
-        logs.failure(request.state.request_id, getattr(request.scope.get("route"), "path", "none"), error)
-    return JSONResponse(error.body(), error.status, error.headers())
-
-
 async def _store_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PathUnavailable)
     logs.store_failure(error)
     message = "the store of files and batches is out of reach; try again later"
-    return await _api_error(request, ApiError(503, message, "server_error", "store_unavailable", retry_after=30))
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return await _api_error(request, as_api_error(error.errors()[0], error.body))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Errors of the router and of FastAPI: no such path (404), no such method (405), a body that is not JSON."""
-    assert isinstance(error, HTTPException)
-    message = {
-        404: "no such URL; /docs lists all routes",
-        405: f"this URL does not accept {request.method}",
-    }.get(error.status_code, str(error.detail))
-    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
-    return JSONResponse(ApiError(error.status_code, message, kind).body(), error.status_code, error.headers)
+    return await api_error(request, ApiError(503, message, "server_error", "store_unavailable", retry_after=30))

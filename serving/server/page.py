@@ -9,9 +9,8 @@ markup (Trusted Types). It uses the same routes as every client; what it needs t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,44 +20,23 @@ from fastapi.responses import Response
 
 from serving.config import ServiceConfig
 from serving.errors import ApiError
+from serving.http.static_files import File, answer, read_files
 
 FOLDER = Path(__file__).parents[1] / "page"
 
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-}
-
 router = APIRouter(include_in_schema=False)
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of the page."""
-
-    content: bytes
-    type: str
-    etag: str
 
 
 @cache
 def files() -> Mapping[str, File]:
     """All files of the page, by name."""
-    return {path.name: _read(path) for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
-
-
-def _read(path: Path) -> File:
-    content = path.read_bytes()
-    return File(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return read_files(FOLDER)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def index(request: Request) -> Response:
     """The page."""
-    return _answer(request, files()["index.html"])
+    return answer(request, files()["index.html"])
 
 
 @router.get("/page/settings.json")
@@ -83,12 +61,4 @@ async def file(request: Request, name: str) -> Response:
     found = files().get(name)
     if found is None:
         raise ApiError(404, "no such file", code="not_found")
-    return _answer(request, found)
-
-
-def _answer(request: Request, found: File) -> Response:
-    headers = {"ETag": found.etag, "Cache-Control": "no-cache"}  # revalidated each time: a new version shows at once
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if found.etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return Response(found.content, headers=headers, media_type=found.type)
+    return answer(request, found)

@@ -224,7 +224,8 @@ def test_retry_after_is_true(tmp_path: Path) -> None:
         app, _ = application(configured())
         gate = AccessMiddleware(
             app,
-            config=configured().serving,
+            access=configured().serving.access,
+            limits=configured().serving.limits,
             metrics=Metrics(),
             keys=KeyRing(tmp_path / "keys.json"),
             body_limits={},
@@ -260,7 +261,8 @@ def test_a_key_expires_while_the_server_runs(tmp_path: Path) -> None:
         app, _ = application(configured())
         gate = AccessMiddleware(
             app,
-            config=configured().serving,
+            access=configured().serving.access,
+            limits=configured().serving.limits,
             metrics=Metrics(),
             keys=KeyRing(tmp_path / "keys.json"),
             body_limits={},

@@ -14,6 +14,7 @@ import pytest
 
 from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS
 from serving.config import AccessConfig
+from serving.http.static_files import TYPES
 from serving.server import page
 from tests.support.patience import PATIENCE
 from tests.support.stub_service import application, configured, serving_on_a_port
@@ -59,7 +60,7 @@ def test_the_page_comes_without_a_key_and_may_run_no_script_but_its_own(get: Get
 def test_every_file_says_what_it_is(get: Get, name: str) -> None:
     answer = get(f"/page/{name}")
     assert answer.content == (page.FOLDER / name).read_bytes()
-    assert answer.headers["content-type"] == page.TYPES["." + name.rsplit(".", 1)[1]]
+    assert answer.headers["content-type"] == TYPES["." + name.rsplit(".", 1)[1]]
     assert get(f"/page/{name}", "HEAD").headers["etag"] == answer.headers["etag"]
 
 

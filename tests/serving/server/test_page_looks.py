@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,65 +15,9 @@ from tests.support.browsing import Stage, Visit, needs_chromium
 from tests.support.browsing import browser as browser
 from tests.support.browsing import stage as stage
 from tests.support.browsing import visit as visit
+from tests.support.page_looks import check_small, faint, nameless
 
 pytestmark = needs_chromium
-
-SEEN = """() => {
-    // Contrast of every text that is seen against the first ground behind it that covers, by WCAG 2.
-    const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-    const rgba = (colour) => {
-        pen.clearRect(0, 0, 1, 1);
-        pen.fillStyle = colour;
-        pen.fillRect(0, 0, 1, 1);
-        return [...pen.getImageData(0, 0, 1, 1).data];
-    };
-    const light = ([r, g, b]) => {
-        const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-    };
-    const found = [];
-    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    while (walk.nextNode()) {
-        const text = walk.currentNode.textContent.trim();
-        const holder = walk.currentNode.parentElement;
-        if (!text || holder.closest(".hidden, .skip, noscript, :disabled") || !holder.checkVisibility()) continue;
-        let ground = holder;
-        while (ground && rgba(getComputedStyle(ground).backgroundColor)[3] < 255) ground = ground.parentElement;
-        const a = light(rgba(getComputedStyle(holder).color));
-        const b = light(rgba(getComputedStyle(ground ?? document.body).backgroundColor));
-        found.push([text.slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
-    }
-    return found;
-}"""
-
-CONTROLS = {
-    "button",
-    "textbox",
-    "tab",
-    "combobox",
-    "spinbutton",
-    "link",
-    "checkbox",
-    "dialog",
-    "tabpanel",
-    "image",
-    "log",
-}
-
-
-def nameless(visit: Visit) -> list[str]:
-    """Roles of what a screen reader would stop at without a word to say, by Chromium's accessibility tree."""
-    session = visit.page.context.new_cdp_session(visit.page)
-    nodes: list[dict[str, Any]] = session.send("Accessibility.getFullAXTree")["nodes"]
-    told = [node for node in nodes if not node["ignored"] and node["role"]["value"] in CONTROLS]
-    assert len(told) > 8, "nothing was looked at"
-    return [node["role"]["value"] for node in told if not node.get("name", {}).get("value")]
-
-
-def faint(visit: Visit) -> list[tuple[str, float]]:
-    found = visit.page.evaluate(SEEN)
-    assert len(found) > 5, "nothing was looked at"
-    return [(text, ratio) for text, ratio in found if ratio < 4.5]
 
 
 def rewrite(visit: Visit, raw: str = "Answer: blue") -> None:
@@ -155,26 +98,26 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(stage: Stage, tmp_path: Pa
 def test_everything_has_a_name_and_can_be_read(stage: Stage, scheme: str) -> None:
     with stage.visit(color_scheme=scheme) as visit:
         visit.go()
-        assert nameless(visit) == [] and faint(visit) == []
+        assert nameless(visit.page) == [] and faint(visit.page) == []
         visit.backend.says = ["Some `code`, **bold**\n- and a list"]
         visit.give_files("drop", [("a.png", "image/png", page.files()["example-1.png"].content)] * 2)
         visit.page.locator("#tray li").nth(1).wait_for()
-        assert nameless(visit) == []
+        assert nameless(visit.page) == []
         visit.send("What is it?")
         visit.wait_for_answer()
         visit.backend.refuses = [overloaded("no room", retry_after=30)]
         visit.send("And now?")
         visit.page.get_by_role("alert").wait_for()
-        assert nameless(visit) == [] and faint(visit) == []
+        assert nameless(visit.page) == [] and faint(visit.page) == []
         visit.page.click("#open-settings")
-        assert nameless(visit) == [] and faint(visit) == []
+        assert nameless(visit.page) == [] and faint(visit.page) == []
         visit.page.click("#close-settings")
         visit.page.click("#tab-rewriting")
         visit.backend.numbers.scores |= {"words": 1, "clip_paragraphs": [3.0]}
         visit.backend.says = ["Two words"]
         visit.page.get_by_role("button", name="A wrong caption").click()
         visit.page.locator(".result").wait_for()
-        assert nameless(visit) == [] and faint(visit) == []
+        assert nameless(visit.page) == [] and faint(visit.page) == []
 
 
 def test_it_fits_a_phone(stage: Stage) -> None:
@@ -185,30 +128,11 @@ def test_it_fits_a_phone(stage: Stage) -> None:
         visit.page.locator("#tray li").nth(3).wait_for()
         visit.send("And_another_long_word_" * 20)
         visit.wait_for_answer()
-        check_small(visit)
+        check_small(visit.page)
         visit.page.get_by_role("button", name="Settings").tap()
-        check_small(visit)
+        check_small(visit.page)
         visit.page.keyboard.press("Escape")
         visit.page.get_by_role("tab", name="Rewriting").tap()
         visit.page.get_by_role("button", name="A caption").tap()
         visit.page.locator(".result").wait_for()
-        check_small(visit)
-
-
-def check_small(visit: Visit) -> None:
-    """Nothing sticks out to the right, no field makes the phone zoom, no button is too small for a finger."""
-    out = visit.page.evaluate(
-        """[...document.querySelectorAll("main *, header *, dialog[open] *")]
-            .filter((node) => node.checkVisibility() && !node.closest(".hidden, pre, svg"))
-            .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
-            .map((node) => node.outerHTML.slice(0, 80))"""
-    )
-    assert out == []
-    sizes = visit.page.locator("input:visible, textarea:visible, select:visible").evaluate_all(
-        "nodes => nodes.map((node) => parseFloat(getComputedStyle(node).fontSize))"
-    )
-    assert sizes and min(sizes) >= 16
-    boxes = visit.page.locator("button:visible").evaluate_all(
-        "nodes => nodes.map((node) => node.getBoundingClientRect()).map(({ width, height }) => Math.min(width, height))"
-    )
-    assert boxes and min(boxes) >= 24
+        check_small(visit.page)
