@@ -1,9 +1,10 @@
 """HelpSteer's format and its like as a source of `ingest`: rows of one prompt become a sample with rated candidates.
 
     {prompt, response, helpfulness, correctness, coherence, complexity, verbosity}     HelpSteer, HelpSteer2
-    …, and optionally {history: [[human, assistant]], images, model, judge, reward}    what `export` writes
+    …, and optionally {key, history: [{human, assistant}], images, model, judge, reward}      what `export` writes
 
-Rows of one prompt need not follow each other. A prompt is a text, HelpSteer2's text with marks of further turns, or
+Rows of one prompt need not follow each other: they have the same text and the same names of pictures or, where there is
+one, the same `key`. A prompt is a text, HelpSteer2's text with marks of further turns, or
 messages. An attribute may be missing or null, not all of them. A row that is no rated answer is quarantined alone. The
 first answer is the response of the last turn too, because there is no other.
 """
@@ -41,8 +42,8 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
             if isinstance(row, BadSample):
                 raise row
             answer_of(row, "")
-            prompt = {name: value for name, value in row.items() if name not in _OF_ANSWER and name != "key"}
-            key = content_hash({name: prompt[name] for name in prompt.keys() & {*_ASKED, *IMAGE_NAMES}})
+            prompt = {name: value for name, value in row.items() if name not in _OF_ANSWER}
+            key = content_hash(_group(prompt))
         except BadSample as bad:
             yield place, number, bad
             continue
@@ -54,13 +55,18 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         yield Place(file=file, part=part, split=split), number, {**prompt, "answers": answers}
 
 
+def _group(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the rows of one prompt share. Pictures in Parquet have no name, so there a `key` must say it."""
+    same = {"key", *_ASKED} if isinstance(prompt.get("key"), str) else {*_ASKED, *IMAGE_NAMES}
+    return {name: value for name, value in prompt.items() if name in same}
+
+
 _ASKED = ("prompt", "history", "system", "conversations", "messages", "question", "instruction", "input")
 
 
 def identify(record: Any) -> str:
     """Return the hash of what is asked."""
-    asked = {name: value for name, value in as_object(record).items() if name != "answers"}
-    return content_hash(asked)
+    return content_hash(_group(as_object(record)))
 
 
 def build(key: str, record: Any, context: Context) -> Sample:
@@ -68,7 +74,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     rows: Sequence[Mapping[str, Any]] = record["answers"]
     judge = context.options.extra.get("judge", "people")
     candidates = tuple(replace(answer_of(row, judge), number=number) for number, row in enumerate(rows))
-    rest = {name: value for name, value in record.items() if name not in ("answers", "prompt", "history")}
+    rest = {name: value for name, value in record.items() if name not in ("answers", "prompt", "history", "key")}
     said = [*_before(record), *_prompt(record), {"role": "assistant", "content": candidates[0].text}]
     sample = OWN_IMAGES(key, rest | {"conversations": said}, context)
     *before, last = sample.turns
@@ -112,6 +118,8 @@ def _rating(name: str, value: Any) -> float:
 def _before(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for number, pair in enumerate(record["history"] if not is_empty(record.get("history")) else []):
+        if isinstance(pair, dict):
+            pair = [pair.get("human"), pair.get("assistant")]
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
         found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
