@@ -1,7 +1,7 @@
 """Length-controlled win rates: how often one model would be preferred if both answers were equally long.
 
-As AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): a logistic regression explains who is preferred by the models, by
-the difference of lengths and, if wanted, by how hard the instruction is,
+As AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): a logistic regression explains who is preferred by the models,
+by the difference of lengths and, if wanted, by how hard the instruction is,
 
     P(a is preferred to b on x) = σ(θ + φ · tanh((length of a − length of b) / s) + ψ · difficulty of x),
 
