@@ -118,7 +118,7 @@ def test_length_stands_beside_every_number() -> None:
 def test_a_win_that_words_explain_is_none_at_equal_length() -> None:
     """b is preferred whenever it is longer, and it is longer more often."""
     lengths = {"a": [10.0] * 90, "b": [float(5 + n % 15) for n in range(90)]}
-    longer = [float(one > 10) for one in lengths["b"]]
+    longer = [0.5 if one == 10 else float(one > 10) for one in lengths["b"]]
     numbers = judged(["vqa"] * 90, a={"reward": [0.5] * 90}, b={"reward": [*longer]})
     for name, words in lengths.items():
         numbers.scores[name]["words"] = [*words]
