@@ -21,9 +21,9 @@ from polite_flamingo.sample import BadSample, Sample, unmarked
 from polite_flamingo.sources.datasets.llava import OWN_IMAGES, OWN_TASKS, TASK_EXTRA
 from polite_flamingo.sources.reading.field_checks import as_object, content_hash, finite_number, required, verbatim
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.extra_fields import is_empty
 from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES
 from polite_flamingo.sources.records.file_records import file_records
+from polite_flamingo.sources.records.record_layouts import history_of
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, extra_choice
 
 REWARD = "reward"
@@ -75,7 +75,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     judge = context.options.extra.get("judge", "people")
     candidates = tuple(replace(answer_of(row, judge), number=number) for number, row in enumerate(rows))
     rest = {name: value for name, value in record.items() if name not in ("answers", "prompt", "history", "key")}
-    said = [*_before(record), *_prompt(record), {"role": "assistant", "content": candidates[0].text}]
+    said = [*history_of(record), *_prompt(record), {"role": "assistant", "content": candidates[0].text}]
     sample = OWN_IMAGES(key, rest | {"conversations": said}, context)
     *before, last = sample.turns
     turns = (*(replace(turn, learned=False) for turn in before), last)
@@ -113,17 +113,6 @@ def _rating(name: str, value: Any) -> float:
     if not 0 <= number <= MOST:
         raise BadSample("bad_field", f"field {name!r} is {number:g}; ratings are 0 to {MOST}")
     return int(number) if number == int(number) else number
-
-
-def _before(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for number, pair in enumerate(record["history"] if not is_empty(record.get("history")) else []):
-        if isinstance(pair, dict):
-            pair = [pair.get("human"), pair.get("assistant")]
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
-        found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return found
 
 
 def _prompt(record: Mapping[str, Any]) -> list[Any]:

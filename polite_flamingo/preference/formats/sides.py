@@ -25,7 +25,7 @@ from polite_flamingo.sources.reading.json_values import json_list_in
 from polite_flamingo.sources.records.extra_fields import Findings, is_empty
 from polite_flamingo.sources.records.field_meanings import SPEAKERS
 from polite_flamingo.sources.records.message_content import Message, make_message, read_entry
-from polite_flamingo.sources.records.record_layouts import MESSAGE_LISTS
+from polite_flamingo.sources.records.record_layouts import MESSAGE_LISTS, history_of
 
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
 """Fields that some files have beside the sides. A chosen side with the lower score is a swapped pair."""
@@ -132,15 +132,10 @@ def _beginning(chosen: list[Any], rejected: list[Any]) -> Iterator[Any]:
 
 def _prompt(fields: dict[str, Any], name: str) -> list[Any]:
     """Return the messages before the answers."""
-    before: list[Any] = []
-    for number, pair in enumerate([] if is_empty(fields.get("history")) else list_field(fields, "history")):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
-        before += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     said = fields[name]
     if name == "instruction" and isinstance(said, str) and isinstance(fields.get("input"), str) and fields["input"]:
         said = f"{said}\n\n{fields['input']}"
-    return [*before, *_messages(said, "user", name)]
+    return [*history_of(fields), *_messages(said, "user", name)]
 
 
 def _messages(value: Any, role: str, name: str) -> list[Any]:
