@@ -35,7 +35,7 @@ Reason = Literal[
     "truncated_tar", "unreadable_shard", "empty_shard", "unsafe_name", "bad_json", "bad_field", "duplicate_key",
     "missing_image", "corrupt_image", "image_too_large", "empty_image", "unsupported_image", "missing_annotation",
     "empty_response", "text_too_long", "unsupported", "excluded", "rewriting_failed", "refused", "answer_cut",
-    "answering_failed",
+    "answering_failed", "equal_sides", "swapped_sides", "swapped_roles", "bad_encoding", "other_language",
     "scoring_failed", "judging_failed", "distortion_failed", "not_distorted", "killed_worker",
 ]  # fmt: skip
 REASONS: tuple[str, ...] = get_args(Reason)

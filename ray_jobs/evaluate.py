@@ -134,7 +134,15 @@ def print_summary(results: Results, out: Location) -> None:
         if judged and name != RAW:
             parts.insert(0, f"{shown('accuracy', right / judged)} of {counted(judged, 'answer')} correct")
         if rate is not None:
-            parts.append(f"preferred to the raw annotation {shown('accuracy', rate.value)}")
+            level = results.controlled[name][RAW].rate.value if results.controlled else None
+            parts.append(
+                f"preferred to the raw annotation {shown('accuracy', rate.value)}"
+                f" ({shown('accuracy', level)} at equal length)"
+            )
+        if (yes := results.yes_no.get(name)) is not None:
+            parts.append(f"{shown('accuracy', yes.accuracy.value)} of {counted(yes.accuracy.n, 'yes-or-no question')}")
+        if given.words is not None:
+            parts.append(f"{given.words:.1f} words")
         rows.append((name, ", ".join([*parts, *given.trouble()])))
     for name, tax in results.tax.get("reward", {}).items():
         rows.append((f"tax of {name}", f"{shown('reward', tax.total.value, sign=True)} (reward, all tasks)"))

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from polite_flamingo.endpoints.client import EndpointDown
-from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
+from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded, wanted_by
 from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant
 from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import known_responses, read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.preference.steerlm import attribute_line, with_attributes
 from polite_flamingo.rewriters.config import decoding
-from polite_flamingo.sample import Sample
+from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard
@@ -72,10 +73,13 @@ def identity(contestant: Contestant, config: EvaluateConfig) -> str:
     Raises:
         ValueError: it is a model, and there is no profile.
     """
+    ratings = wanted_by(contestant)
+    asked = [attribute_line(ratings)] if ratings else []
     if isinstance(contestant, Checkpoint):
-        return answering_hash(answering_config(contestant, config), config.pools.rewriting.rows_per_call)
+        found = answering_hash(answering_config(contestant, config), config.pools.rewriting.rows_per_call)
+        return short_hash([found, *asked]) if asked else found
     if isinstance(contestant, Endpoint):
-        return short_hash(["endpoint", contestant.model, contestant.url, config.evaluation.max_tokens])
+        return short_hash(["endpoint", contestant.model, contestant.url, config.evaluation.max_tokens, *asked])
     return short_hash(["recorded", contestant.place.read_bytes().decode(errors="replace")])
 
 
@@ -116,7 +120,8 @@ def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> N
     """
     for file, known, missing in evaluation.missing(name):
         try:
-            known[missing[0].key] = contestant_at(evaluation.config, endpoint).try_out(missing[0])
+            asked = with_attributes(missing[0], wanted_by(endpoint))
+            known[missing[0].key] = contestant_at(evaluation.config, endpoint).try_out(asked)
         except EndpointDown as down:
             raise EndpointDown(f"contestant {name}: {down}", down.status) from None
         write_responses(file, known)
@@ -128,7 +133,8 @@ def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) 
     contestant, requested = contestant_at(evaluation.config, endpoint), 0
     for file, known, missing in evaluation.missing(name):
         requested += len(missing)
-        for sample, answer in zip(missing, contestant.answer(missing), strict=True):
+        asked = [with_attributes(sample, wanted_by(endpoint)) for sample in missing]
+        for sample, answer in zip(missing, contestant.answer(asked), strict=True):
             if answer is not None:
                 known[sample.key] = answer
         write_responses(file, known)
@@ -153,5 +159,11 @@ def answer_on_ray(
     print(f"{name}: answering {counted(len(shards), 'shard')}")
     record = partial(record_answers, folder=layout.root)
     identity = evaluation.identities[name]
-    for _ in run_shards(shards, [pool], record, layout=layout, pools=pools, config_hash=identity):
+    ask = partial(asking, ratings=wanted_by(contestant)) if wanted_by(contestant) else None
+    for _ in run_shards(shards, [pool], record, layout=layout, pools=pools, config_hash=identity, prepare=ask):
         pass
+
+
+def asking(rows: list[Sample | Quarantined], *, ratings: Mapping[str, float]) -> list[Sample | Quarantined]:
+    """Add the line of attributes to the first turn of every sample, which is the one that a contestant answers."""
+    return [with_attributes(first_turn(row), ratings) if isinstance(row, Sample) else row for row in rows]

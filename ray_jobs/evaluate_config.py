@@ -22,6 +22,7 @@ class EvaluationConfig:
         max_tokens: limit of an endpoint's answer.
         server: time-outs and retries of endpoints.
         resampling: bootstrap of the confidence intervals.
+        difficulty: length-controlled win rates also take out how hard a sample is: the other contestants' mean reward.
     """
 
     by: Literal["task", "dataset"] = "task"
@@ -29,6 +30,7 @@ class EvaluationConfig:
     max_tokens: int = 512
     server: ServerConfig = field(default_factory=ServerConfig)
     resampling: Resampling = field(default_factory=Resampling)
+    difficulty: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

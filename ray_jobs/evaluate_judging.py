@@ -33,7 +33,7 @@ from ray_jobs.resumable_job import begin_run
 SHARDS_AT_ONCE = 16
 """Shards whose answers and numbers are read at once."""
 
-JUDGED = 2
+JUDGED = 3
 """Increment when the code computes other numbers from the same answers."""
 
 
@@ -118,7 +118,10 @@ def conclude(evaluation: Evaluation) -> Results:
                 )
             if strangers:
                 print(f"{name}: {len(strangers):,} recorded answers are for samples that are not in the input")
-    results = summarise(judged, text_only=config.text_only, resampling=config.evaluation.resampling)
+    results = summarise(
+        judged, text_only=config.text_only, resampling=config.evaluation.resampling,
+        difficulty=config.evaluation.difficulty,
+    )  # fmt: skip
     unreadable: Counter[str] = Counter()
     for record in records.values():
         unreadable.update(record["unreadable"])

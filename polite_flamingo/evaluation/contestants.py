@@ -5,6 +5,8 @@
     base:profiles/tiny.yaml               the untuned model of its `training.base`
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
     recorded:answers.jsonl                one {"key": …, "response": …} per line
+    steerlm-best:WHAT, steerlm-short:WHAT any of the models above, asked for good or for good and short answers by the
+                                          line of attributes that SteerLM is trained with (`preference/steerlm.py`)
 
 Nothing is loaded or sent here.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polite_flamingo.config import ConfigError, fill, read_yaml
@@ -21,25 +23,31 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.hub import resolve
+from polite_flamingo.preference.steerlm import WANTED, Wanted
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.user_paths import is_address
 
-FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
+FORMS = (
+    "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; "
+    "steerlm-best: or steerlm-short: before a model"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model that runs on our own engine."""
+    """A model that runs on our own engine; see `wanted_by`."""
 
     flamingo: FlamingoConfig
+    wanted: Wanted = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A model behind a server."""
+    """A model behind a server; see `wanted_by`."""
 
     model: str
     url: str
+    wanted: Wanted = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,11 @@ class Recorded:
 
 
 Contestant = Checkpoint | Endpoint | Recorded
+
+
+def wanted_by(contestant: Contestant) -> Mapping[str, float]:
+    """Return the ratings that a contestant's prompts ask for, as SteerLM's do; none for most."""
+    return {} if isinstance(contestant, Recorded) else WANTED[contestant.wanted]
 
 
 def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
@@ -66,6 +79,9 @@ def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
 
 def _contestant(name: str, line: str) -> Contestant:
     kind, _, rest = line.partition(":")
+    for wanted in ("best", "short"):
+        if kind == f"steerlm-{wanted}":
+            return _steered(name, rest, wanted)
     if kind == "recorded":
         if not location(rest).exists():
             raise ValueError(f"contestant {name}: the file {rest!r} does not exist")
@@ -88,6 +104,13 @@ def _contestant(name: str, line: str) -> Contestant:
     if path.is_dir():
         return Checkpoint(flamingo=_trained(name, str(path.resolve())))
     raise ValueError(f"contestant {name}: {line!r} does not exist and has no known form ({FORMS})")
+
+
+def _steered(name: str, line: str, wanted: Wanted) -> Contestant:
+    found = _contestant(name, line)
+    if isinstance(found, Recorded) or found.wanted != "none":
+        raise ValueError(f"contestant {name}: steerlm-{wanted}: takes a model or an endpoint, not {line!r}")
+    return replace(found, wanted=wanted)
 
 
 def _trained(name: str, folder: str) -> FlamingoConfig:

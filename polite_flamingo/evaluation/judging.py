@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from polite_flamingo.endpoints.answers import BROKEN, Fault, faults, repeats, says_nothing, without_reasoning
+from polite_flamingo.evaluation import yes_no
 from polite_flamingo.evaluation.metrics import METRICS, metrics_of
 from polite_flamingo.filters.models import load_models
 from polite_flamingo.filters.nli import label, premise_and_hypothesis
@@ -38,9 +39,10 @@ NO_RESPONSE = "no_response"
 
 NO_TRUTH = BadSample("excluded", "its first response must not be learned, so nothing can be compared with it")
 
-ABOUT = ("words", "exact", "empty", "whole")
+ABOUT = ("words", "exact", "empty", "whole", "yes")
 """Facts about every answer besides its metrics: number of words; 1 if it equals the annotation exactly; 1 if it is
-empty; 1 if it is complete and nothing but an answer."""
+empty; 1 if it is complete and nothing but an answer; and, of questions whose annotation begins with yes or no, whether
+it says yes (`yes_no.said`; of the annotation itself, what is true)."""
 
 Answer = str | BadSample
 """An answer (`answers.Unfinished` if it was cut), or why there is none."""
@@ -252,6 +254,8 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
         "empty": float("empty" in found),
         "whole": float(not BROKEN.intersection(found)),
     }
+    if (truth := yes_no.truth_of(sample.response)) is not None:
+        about["yes"] = truth if name == RAW else yes_no.said(answer)
     for one, number in about.items():
         judged.scores[name][one][place] = number
     return "empty" in found

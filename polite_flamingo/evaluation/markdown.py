@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from polite_flamingo.evaluation.bootstrap import Estimate
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.evaluation.results import Results
-from polite_flamingo.formatting import table
+from polite_flamingo.formatting import fixed, table
 
 
 def to_markdown(results: Results) -> str:
@@ -29,9 +29,13 @@ def to_markdown(results: Results) -> str:
     for task, result in results.tasks.items():
         lines += [f"## {task}, {result.samples:,} samples", ""]
         lines += _table(
-            ["", *(METRICS[metric].label for metric in result.means)],
+            ["", *(METRICS[metric].label for metric in result.means), "words"],
             [
-                [name, *(_cell(metric, means.get(name)) for metric, means in result.means.items())]
+                [
+                    name,
+                    *(_cell(metric, means.get(name)) for metric, means in result.means.items()),
+                    fixed(result.words.get(name), 1),
+                ]
                 for name in results.contestants
                 if any(name in means for means in result.means.values())
             ],
@@ -42,23 +46,27 @@ def to_markdown(results: Results) -> str:
             if count
         ] + [""]
     lines += ["## Mean reward over all tasks", ""]
-    lines += _table(["", "Reward"], [[name, _cell("reward", one)] for name, one in results.reward.items()])
-    lines += ["", "## Win rate: how often the row's reward is greater; a tie counts half", ""]
     lines += _table(
-        ["", *results.contestants],
-        [
-            [row, *(_cell("accuracy", results.wins.rates[row].get(column)) for column in results.contestants)]
-            for row in results.contestants
-        ],
+        ["", "Reward", "words"],
+        [[name, _cell("reward", one), _words(results, name)] for name, one in results.reward.items()],
     )
+    lines += ["", "## Win rate: how often the row's reward is greater; a tie counts half", ""]
+    lines += _rates(results, results.wins.rates)
+    if results.controlled:
+        lines += ["", "## Win rate at equal length: the same without what the difference of lengths explains", ""]
+        lines += _rates(
+            results,
+            {row: {name: one.rate for name, one in found.items()} for row, found in results.controlled.items()},
+        )
+    lines += _yes_no(results)
     for metric, taxes in results.tax.items():
         tasks = list(dict.fromkeys(task for tax in taxes.values() for task in tax.tasks))
         lines += ["", f"## Alignment tax, {METRICS[metric].label}: {results.text_only} minus the model", ""]
         lines += _table(
-            ["", *tasks, "total"],
+            ["", *tasks, "total", "words"],
             [
                 [name, *(_cell(metric, tax.tasks.get(task), sign=True) for task in tasks),
-                 _cell(metric, tax.total, sign=True)]
+                 _cell(metric, tax.total, sign=True), _words(results, name)]
                 for name, tax in taxes.items()
             ],
         )  # fmt: skip
@@ -68,13 +76,38 @@ def to_markdown(results: Results) -> str:
         [
             [
                 name, f"{one.answered:,}", f"{one.empty:,}", _counts(one.faults),
-                "–" if one.words is None else f"{one.words:.1f}", shown("accuracy", one.exact), _counts(one.missing),
+                fixed(one.words, 1), shown("accuracy", one.exact), _counts(one.missing),
                 _counts(one.unscored),
             ]
             for name, one in results.answers.items()
         ],
     )  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _rates(results: Results, rates: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+    names = results.contestants
+    return _table(
+        ["", *names, "words"],
+        [[row, *(_cell("accuracy", rates[row].get(one)) for one in names), _words(results, row)] for row in names],
+    )
+
+
+def _yes_no(results: Results) -> list[str]:
+    if not results.yes_no:
+        return []
+    first = next(iter(results.yes_no.values()))
+    said = f"{first.accuracy.n:,} questions, yes is right for {shown('accuracy', first.truth_share)}"
+    rows = [
+        [name, *(_cell("accuracy", number) for number in (one.accuracy, one.f1, one.yes_share)), fixed(one.words, 1)]
+        for name, one in results.yes_no.items()
+    ]
+    return ["", f"## Yes or no, by PoPe's rule: {said}", "", *_table(["", "accuracy", "F1", "says yes", "words"], rows)]
+
+
+def _words(results: Results, name: str) -> str:
+    """Return the mean length of a contestant's answers, which stands beside every number: judges like long answers."""
+    return fixed(results.answers[name].words, 1)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,8 +16,10 @@ import numpy as np
 from polite_flamingo.evaluation.alignment_tax import Tax, alignment_tax
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, intervals, matrix, shared
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
+from polite_flamingo.evaluation.length_control import LengthControlled, length_controlled_rates
 from polite_flamingo.evaluation.metrics import METRICS
 from polite_flamingo.evaluation.win_rate import WinRates, win_rates
+from polite_flamingo.evaluation.yes_no import YesNo, yes_no
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,13 @@ class TaskResult:
         samples: number of samples of the task.
         means: metric -> contestant -> mean; only contestants and metrics that have a number.
         left_out: metric -> number of samples left out of the means because some contestant has no number for them.
+        words: contestant -> mean number of words of its answers to the task; None without answers.
     """
 
     samples: int
     means: dict[str, dict[str, Estimate]]
     left_out: dict[str, int]
+    words: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,8 @@ class Results:
         tasks: task -> its means.
         reward: contestant -> mean reward over all samples that can be compared.
         wins: win rates by reward, over the samples of all tasks.
+        controlled: row -> column -> the same at equal length.
+        yes_no: contestant -> how it answers yes-or-no questions; empty if there are none.
         text_only: the model that the tax is measured against; "" for none.
         tax: metric -> contestant (without the annotations) -> its tax.
         answers: contestant -> counts of its answers.
@@ -103,6 +109,8 @@ class Results:
     tax: dict[str, dict[str, Tax]]
     answers: dict[str, Answers]
     resampling: Resampling = field(default_factory=Resampling)
+    controlled: dict[str, dict[str, LengthControlled]] = field(default_factory=dict)
+    yes_no: dict[str, YesNo] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types."""
@@ -114,13 +122,16 @@ class Results:
         return found.value if found else None
 
 
-def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | None = None) -> Results:
+def summarise(
+    judged: Judged, *, text_only: str = "", resampling: Resampling | None = None, difficulty: bool = False
+) -> Results:
     """Summarise the scores of an evaluation.
 
     Args:
         judged: the scores of all samples.
         text_only: the contestant that the alignment tax is measured against; "" for no tax.
         resampling: how intervals are made.
+        difficulty: see `length_controlled_rates`.
 
     Raises:
         ValueError: `text_only` is not a contestant.
@@ -134,6 +145,7 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
         task: np.flatnonzero(np.array(judged.tasks, dtype=object) == task) for task in dict.fromkeys(judged.tasks)
     }
     numbers["reward"] = _rewards(judged)
+    words_CN, win_rewards_CN = _about(judged, "words"), _win_rewards(judged)
     rewards_CN = np.full((len(names), len(judged.keys)), np.nan)
     for where in places.values():
         rewards_CN[:, where] = shared(numbers["reward"][:, where])
@@ -141,11 +153,15 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
         contestants=names,
         samples=len(judged.keys),
         tasks={
-            task: _task({metric: numbers[metric][:, where] for metric in METRICS}, names, resampling, stream)
+            task: _task(
+                {metric: numbers[metric][:, where] for metric in METRICS}, words_CN[:, where], names, resampling, stream
+            )
             for stream, (task, where) in enumerate(places.items())
         },
         reward=dict(zip(names, intervals(rewards_CN, resampling), strict=True)),
-        wins=win_rates(_win_rewards(judged), names, resampling),
+        wins=win_rates(win_rewards_CN, names, resampling),
+        controlled=length_controlled_rates(win_rewards_CN, words_CN, names, resampling, difficulty=difficulty),
+        yes_no=_yes_no(judged, words_CN, resampling),
         text_only=text_only,
         tax=_taxes(numbers, places, names, text_only, resampling) if text_only else {},
         answers={name: _answers(judged, name) for name in names},
@@ -153,7 +169,9 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
     )
 
 
-def _task(numbers: Mapping[str, np.ndarray], names: tuple[str, ...], resampling: Resampling, stream: int) -> TaskResult:
+def _task(
+    numbers: Mapping[str, np.ndarray], words_CN: np.ndarray, names: tuple[str, ...], resampling: Resampling, stream: int
+) -> TaskResult:
     means: dict[str, dict[str, Estimate]] = {}
     left_out: dict[str, int] = {}
     for metric, values_CN in numbers.items():
@@ -163,7 +181,23 @@ def _task(numbers: Mapping[str, np.ndarray], names: tuple[str, ...], resampling:
             found = zip(names, intervals(common_CN, resampling, stream), strict=True)
             means[metric] = {name: one for name, one in found if one.n}
             left_out[metric] = int((any_N & ~np.isfinite(common_CN).any(axis=0)).sum())
-    return TaskResult(samples=numbers["reward"].shape[1], means=means, left_out=left_out)
+    words = {name: _mean(words_N) for name, words_N in zip(names, words_CN, strict=True)}
+    return TaskResult(samples=numbers["reward"].shape[1], means=means, left_out=left_out, words=words)
+
+
+def _mean(values_N: np.ndarray) -> float | None:
+    known_N = values_N[np.isfinite(values_N)]
+    return float(known_N.mean()) if known_N.size else None
+
+
+def _yes_no(judged: Judged, words_CN: np.ndarray, resampling: Resampling) -> dict[str, YesNo]:
+    """Measure all contestants but the annotations, which are the truth."""
+    if RAW not in judged.contestants:
+        return {}
+    said_CN, raw = _about(judged, "yes"), judged.contestants.index(RAW)
+    others = [row for row, name in enumerate(judged.contestants) if name not in (RAW, REWRITTEN)]
+    names = [judged.contestants[row] for row in others]
+    return yes_no(said_CN[raw], said_CN[others], words_CN[others], names, resampling)
 
 
 def _taxes(

@@ -40,23 +40,27 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
     """
     count = len(contestants)
     first, second = np.triu_indices(count, k=1)
-    a_PN, b_PN = rewards_CN[first], rewards_CN[second]
-    both_PN = np.isfinite(a_PN) & np.isfinite(b_PN)
-    outcomes_PN = np.where(both_PN, np.where(a_PN == b_PN, 0.5, a_PN > b_PN), np.nan)
+    outcomes_PN = outcomes(rewards_CN[first], rewards_CN[second])
     means_PR = resampled_means(outcomes_PN, resampling)
     found = estimates(outcomes_PN, means_PR, resampling.confidence)
     rates: dict[str, dict[str, Estimate]] = {name: {} for name in contestants}
     ties: dict[str, dict[str, float | None]] = {name: {} for name in contestants}
     for pair, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         row, column, rate = contestants[one], contestants[other], found[pair]
-        rates[row][column], rates[column][row] = rate, _other_side(rate)
+        rates[row][column], rates[column][row] = rate, other_side(rate)
         tied = float((outcomes_PN[pair] == 0.5).sum() / rate.n) if rate.n else None
         ties[row][column] = ties[column][row] = tied
     ordered = {name: {other: rates[name][other] for other in contestants if other != name} for name in contestants}
     return WinRates(rates=ordered, ties=ties)
 
 
-def _other_side(rate: Estimate) -> Estimate:
+def outcomes(rewards: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return 1 where a reward is the higher one, 0 where the other's is, 0.5 for a tie, NaN where either is missing."""
+    both = np.isfinite(rewards) & np.isfinite(others)
+    return np.where(both, np.where(rewards == others, 0.5, rewards > others), np.nan)
+
+
+def other_side(rate: Estimate) -> Estimate:
     """Return the win rate of the other side of the pair."""
     value, low, high = (None if one is None else 1 - one for one in (rate.value, rate.high, rate.low))
     return Estimate(value=value, low=low, high=high, n=rate.n)

@@ -36,6 +36,11 @@ HINTS: dict[str, str] = {
     "answer_cut": "the rewriter's answers end at the limit of tokens: raise rewriter.endpoint.max_tokens, or let a "
     "model that reasons do less of it",
     "answering_failed": "the model that answers failed: is its server reachable, and does it take such requests?",
+    "equal_sides": "both answers of the pairs are the same text: is the right field the rejected one?",
+    "swapped_sides": "the chosen answers have the lower scores: are chosen and rejected the right way round?",
+    "swapped_roles": "the human answers, or prompts end with the assistant: are the roles the right way round?",
+    "bad_encoding": "texts are UTF-8 that was read as something else: write the file again as UTF-8 where it was made",
+    "other_language": "the two answers of the pairs are in different scripts: do they belong together?",
     "scoring_failed": "a filter failed on good rows: the details give the model's error",
     "judging_failed": "the judge failed: is its server reachable, and does it take such requests?",
     "distortion_failed": "the model that distorts failed: is its server reachable, and does it take such requests?",

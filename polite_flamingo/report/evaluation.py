@@ -12,6 +12,7 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.markdown import interval
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.formatting import fixed
 from polite_flamingo.report.chart_types import Bar, Cell, bars, heat_map
 from polite_flamingo.report.gallery import Thumbnail, thumbnail
 from polite_flamingo.report.selection import TASK_NAMES
@@ -46,6 +47,7 @@ def page(
         task_names=TASK_NAMES,
         heading=heading,
         wins=win_map(results),
+        controlled=controlled_map(results),
         charts={task: charts(results, task) for task in results.tasks},
         rows=[(name, (contestants or {}).get(name, "the input")) for name in results.contestants],
         unreadable=unreadable or {},
@@ -93,7 +95,36 @@ def win_map(results: Results) -> Markup:
 
     names = results.contestants
     cells = [[cell(row, column) for column in names] for row in names]
-    return heat_map("Win rate of the row against the column, in per cent", names, names, cells)
+    return heat_map("Win rate of the row against the column, in per cent", names, with_words(results), cells)
+
+
+def controlled_map(results: Results) -> Markup | None:
+    """Draw the win rates at equal length as a heat map; None for results of earlier versions, which have none."""
+    if not results.controlled:
+        return None
+
+    def cell(row: str, column: str) -> Cell | None:
+        if row == column:
+            return None
+        found = results.controlled[row][column]
+        if found.rate.value is None or found.slope.value is None:
+            return Cell(text="–", title=f"{row} and {column} have no sample in common")
+        return Cell(
+            text=shown("accuracy", found.rate.value).removesuffix(" %"),
+            small=interval("accuracy", found.rate) if found.rate.low is not None else "",
+            shade=2 * found.rate.value - 1,
+            title=f"at equal length, {row} is preferred to {column} on {shown('accuracy', found.rate.value)} of "
+            f"{found.rate.n:,} samples; slope of length {fixed(found.slope.value)}",
+        )
+
+    names = results.contestants
+    cells = [[cell(row, column) for column in names] for row in names]
+    return heat_map("Win rate at equal length, in per cent", names, with_words(results), cells)
+
+
+def with_words(results: Results) -> list[str]:
+    """Return the contestants' names, each with the mean number of words of its answers, as headings of columns."""
+    return [f"{name} · {fixed(results.answers[name].words, 1)}" for name in results.contestants]
 
 
 def charts(results: Results, task: str) -> list[tuple[str, Markup]]:

@@ -135,7 +135,7 @@ def files_of(source: Source) -> str:
 
 def pictures_of(source: Source) -> str:
     """Tell where a source's pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
-    if _used(source) & {image_references.read_images, image_references.read_image}:
+    if _used(source) & {image_references.read_images, image_references.read_image, llava.OWN_IMAGES}:
         return "anywhere"
     if files_of(source) == "tars":
         return "tars"

@@ -35,6 +35,7 @@ HEADINGS: dict[Use, str] = {
     "evaluation": "Evaluation",
     "text": "Text-only instructions",
     "dialogue": "Dialogues about images",
+    "preference": "Preference pairs and ratings",
     "other": "Other datasets",
     "own data": "Your own data",
 }

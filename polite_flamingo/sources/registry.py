@@ -1,11 +1,14 @@
 """The registry of datasets that ingest can read: a new dataset is added here.
 
-`SOURCES[name].read(options)` reads one. Each file in `datasets/` covers one family of formats; CONTRIBUTING.md has the
+`SOURCES[name].read(options)` reads one. Each file in `datasets/` covers one family of formats, and
+`preference/formats/` preference pairs and ratings; CONTRIBUTING.md has the
 steps for a new one.
 """
 
 from __future__ import annotations
 
+from polite_flamingo.preference.formats.pair_sources import PAIR_SOURCES
+from polite_flamingo.preference.formats.rating_source import SOURCE as RATINGS
 from polite_flamingo.sources.datasets import (
     aerial,
     alpaca,
@@ -46,7 +49,7 @@ SOURCES: dict[str, Source] = {
         visual_instructions.SHAREGPT4V, visual_instructions.LLAVA_ONEVISION, visual_instructions.CAULDRON,
         visual_instructions.FINEVISION, llava.LLAVA, visual_instructions.OPENAI_MESSAGES, visual_instructions.MS_SWIFT,
         llama_factory.SOURCE,
-        pf1m.SOURCE, table.SOURCE, webdataset.SOURCE,
+        pf1m.SOURCE, table.SOURCE, webdataset.SOURCE, *PAIR_SOURCES.values(), RATINGS,
     )
 }  # fmt: skip
 """Every source by name."""

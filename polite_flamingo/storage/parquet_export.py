@@ -28,7 +28,8 @@ _TEXTS = ("key", "dataset", "task", "instruction", "response", "rewritten")
 _NUMBERS = ("reward", "reward_raw", "rouge_l", "sts")
 TEXT: dict[str, Any] = {"dtype": "string", "_type": "Value"}
 NUMBER: dict[str, Any] = {"dtype": "float64", "_type": "Value"}
-IMAGES: dict[str, Any] = {"feature": {"_type": "Image"}, "_type": "Sequence"}
+IMAGE: dict[str, Any] = {"_type": "Image"}
+IMAGES: dict[str, Any] = {"feature": IMAGE, "_type": "Sequence"}
 """Columns as `datasets` describes them; a list stands for a list of its one element."""
 
 
@@ -42,7 +43,9 @@ def _kind(feature: Any) -> pyarrow.DataType:
     if isinstance(feature, list):
         return pyarrow.list_(pyarrow.struct([(name, _kind(kind)) for name, kind in feature[0].items()]))
     if feature is IMAGES:
-        return pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+        return pyarrow.list_(_kind(IMAGE))
+    if feature is IMAGE:
+        return pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     return pyarrow.string() if feature is TEXT else pyarrow.float64()
 
 

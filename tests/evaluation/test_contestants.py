@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from polite_flamingo.endpoints.answers import Unfinished
-from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorded, contestants_of
+from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorded, contestants_of, wanted_by
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import FILE, write_config
@@ -44,9 +44,27 @@ def test_all_forms(tmp_path: Path) -> None:
     }
 
 
+def test_steerlm_s_contestants_are_asked_for_what_they_were_trained_on() -> None:
+    url = "https://host:8000/v1"
+    found = contestants_of(
+        {
+            "plain": f"endpoint:m@{url}",
+            "best": f"steerlm-best:endpoint:m@{url}",
+            "short": "steerlm-short:zoo:clever_flamingo",
+        }
+    )
+    assert found["best"] == Endpoint(model="m", url=url, wanted="best")
+    assert isinstance(found["short"], Checkpoint) and found["short"].flamingo.folder == str(ZOO / "clever_flamingo")
+    assert wanted_by(found["plain"]) == {} and [*wanted_by(found["best"]).values()] == [4] * 5
+    assert [*wanted_by(found["short"]).values()] == [4, 4, 4, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("steerlm-best:recorded:{folder}/other.yaml", "steerlm-best: takes a model or an endpoint, not 'recorded:"),
+        ("steerlm-best:steerlm-best:zoo:clever_flamingo", "takes a model or an endpoint, not 'steerlm-best:"),
+        ("steerlm-best:gpt-4", "'gpt-4' does not exist and has no known form"),
         ("gpt-4", r"contestant x: 'gpt-4' does not exist and has no known form \(a model's folder"),
         ("recorded:nowhere.jsonl", "contestant x: the file 'nowhere.jsonl' does not exist"),
         ("endpoint:gpt", "is not endpoint:MODEL@http"),

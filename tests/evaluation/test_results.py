@@ -106,6 +106,42 @@ def test_the_markdown_says_it_all() -> None:
     assert all(line.count("|") == rows[rows.index(line)].count("|") for line in rows)
 
 
+def test_length_stands_beside_every_number() -> None:
+    results = summarise(NUMBERS, text_only="language", resampling=FEW)
+    assert results.tasks["vqa"].words == {RAW: 3.0, "language": 3.0, "model": 3.0}
+    text = to_markdown(results)
+    heads = [line for line in text.splitlines() if line.startswith("|  |")]
+    assert len(heads) >= 6 and all("words" in head for head in heads)
+    assert "| model | 100.0 % (100.0 to 100.0) | 0.0 % (0.0 to 0.0) | – | 3.0 |" in text
+
+
+def test_a_win_that_words_explain_is_none_at_equal_length() -> None:
+    """b is preferred whenever it is longer, and it is longer more often."""
+    lengths = {"a": [10.0] * 90, "b": [float(5 + n % 15) for n in range(90)]}
+    longer = [0.5 if one == 10 else float(one > 10) for one in lengths["b"]]
+    numbers = judged(["vqa"] * 90, a={"reward": [0.5] * 90}, b={"reward": [*longer]})
+    for name, words in lengths.items():
+        numbers.scores[name]["words"] = [*words]
+    found = summarise(numbers, resampling=FEW)
+    raw, controlled = found.wins.rates["b"]["a"].value, found.controlled["b"]["a"]
+    assert raw is not None and raw > 0.55 and controlled.slope.value is not None and controlled.slope.value > 1
+    assert controlled.rate.value is not None and abs(controlled.rate.value - 0.5) < abs(raw - 0.5)
+    assert summarise(numbers, resampling=FEW, difficulty=True).controlled["b"]["a"].rate.n == 90, "nobody else is there"
+
+
+def test_yes_or_no_is_judged_against_the_annotation() -> None:
+    numbers = judged(["vqa"] * 4, raw_annotation={"reward": [0.0] * 4}, model={"reward": [1.0] * 4})
+    assert summarise(numbers, resampling=FEW).yes_no == {}
+    numbers.scores[RAW]["yes"] = [1.0, 1.0, 0.0, None]
+    numbers.scores["model"]["yes"] = [1.0, 0.0, 0.5, None]
+    results = summarise(numbers, resampling=FEW)
+    found = results.yes_no["model"]
+    assert list(results.yes_no) == ["model"] and found.accuracy.n == 3 and found.words == 3.0
+    assert found.accuracy.value == pytest.approx(1 / 3) and found.yes_share.value == pytest.approx(1 / 3)
+    assert "## Yes or no, by PoPe's rule: 3 questions, yes is right for 66.7 %" in to_markdown(results)
+    json.dumps(results.to_json(), allow_nan=False)
+
+
 def test_numbers_read_well() -> None:
     assert shown("reward", -1.234) == "−1.23" and shown("accuracy", 0.4567) == "45.7 %" and shown("sts", None) == "–"
     assert shown("reward", -0.001) == "0.00" and shown("reward", 0.5, sign=True) == "+0.50"

@@ -137,6 +137,9 @@ def test_all_forms_of_contestants_take_part_and_are_asked_once(
     assert found["wins"]["rates"]["rewritten annotation"]["raw annotation"]["value"] == 1.0
     assert found["wins"]["rates"]["polite"]["served"]["n"] == 5
     assert set(found["tax"]["reward"]) == {"served", "recorded"}
+    level = found["controlled"]["polite"]["served"]
+    assert level["rate"]["n"] == 5 and 0 <= level["rate"]["value"] <= 1 and level["slope"]["value"] is not None
+    assert found["tasks"]["dialogue"]["words"]["served"] == 3.0
     text = (out / "report.html").read_text()
     assert_self_contained(text)
     assert_readable_aloud(Page(text))
@@ -167,6 +170,18 @@ def test_an_endpoint_is_asked_again_only_for_what_it_failed_on(shards: Path, ser
     assert file.read_text().count('"response": "It is red."') == 3
     assert len(server.asked) == before + 1 and "Say hello" in server.asked[-1]
     assert "Again." not in "".join(server.asked), "of a conversation the first turn is asked"
+
+
+def test_a_steerlm_contestant_is_another_one_than_the_model_without_its_line(
+    shards: Path, server: Any, no_ray: None
+) -> None:
+    line = f"endpoint:m@http://127.0.0.1:{server.server_port}/v1"
+    with pytest.raises(Stopped):
+        evaluate(config(shards, {"plain": line, "steered": f"steerlm-short:{line}"}))
+    short = [one for one in server.asked if "complexity 2, verbosity 2." in one]
+    assert 2 * len(short) == len(server.asked) > 0
+    with pytest.raises(ValueError, match="contestant steered: another model, or the same with other settings"):
+        evaluate(config(shards, {"plain": line, "steered": line}))
 
 
 def test_answers_may_lie_in_a_bucket(shards: Path, server: Any, no_ray: None, bucket: str) -> None:

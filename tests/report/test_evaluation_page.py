@@ -75,7 +75,7 @@ def test_it_is_whole_needs_nothing_and_can_be_read_aloud(text: str) -> None:
     found = Page(text)
     assert_readable_aloud(found)
     charts = [attributes for tag, attributes in found.tags if tag == "svg"]
-    assert len(charts) == 1 + 2 * 2 and all(chart["aria-label"] for chart in charts)
+    assert len(charts) == 2 + 2 * 2 and all(chart["aria-label"] for chart in charts)
     assert {"wins", "tasks", "tax", "contestants", "examples"} <= {a.get("id") for _, a in found.tags}
 
 
@@ -96,6 +96,17 @@ def test_it_says_what_the_results_say(text: str) -> None:
                   "rewards lie", "in percentage points", "VQA", "left out for all contestants"):  # fmt: skip
         assert re.sub(r"\s+", " ", shown) in words, shown
     assert "no answer" in words or "answering_failed" in words
+    assert "model · 5.0" in words and "At equal length" in words
+
+
+def test_yes_or_no_questions_have_a_table_with_the_share_of_yes() -> None:
+    _, _, judged = world()
+    assert "PoPe" not in page(summarise(judged, resampling=Resampling(draws=50)), [], run=RUN)
+    for place, name in enumerate(judged.contestants):
+        judged.scores[name]["yes"] = [float(n % 2 and place < 3) for n, _ in enumerate(judged.keys)]
+    text = " ".join(Page(page(summarise(judged, resampling=Resampling(draws=50)), [], run=RUN)).words.split())
+    assert "Of these questions, 50.0 % are to be answered with yes." in text
+    assert re.search(r"Says yesWords model100.0 % .*50.0 % .*silent50.0 %", text)
 
 
 def test_examples_are_drawn_from_each_task_and_from_where_all_differ() -> None:

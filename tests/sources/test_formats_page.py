@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -26,6 +27,8 @@ def test_docs_formats_is_what_the_code_writes() -> None:
 def test_sources_of_any_kind_of_file_read_parquet_and_the_others_refuse_it(source: Source, tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     row = {"instruction": "What?", "output": "red", "image": "a.jpg", "conversations": "none"}
+    rated: dict[str, Any] = {"prompt": "What?", "response": "red", "helpfulness": 4}
+    row = rated if source.name == "helpsteer" else row
     pyarrow.parquet.write_table(pyarrow.table({name: [value] for name, value in row.items()}), path)
     options = SourceOptions(annotations=(path,), images=None if source.images == "none" else tmp_path)
     try:

@@ -103,10 +103,11 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         SourceError: an entry is not as documented, is not there, or lies on a hub.
     """
     extra_choice(options, "task", *OWN_TASKS)
-    return noted(_rows(options, scratch), read_conversation, scratch)
+    return noted(rows(options, scratch), read_conversation, scratch)
 
 
-def _rows(options: SourceOptions, scratch: Scratch) -> Records:
+def rows(options: SourceOptions, scratch: Scratch) -> Records:
+    """Yield the records of all datasets that are chosen, renamed. Raises `SourceError` as `records` does."""
     wanted = [name for name in options.extra.get("dataset", "").split(",") if name]
     for number, path in enumerate(options.annotations):
         if (path / INFO).is_file():

@@ -53,14 +53,21 @@ def entries_of(record: dict[str, Any]) -> tuple[str, list[Any], set[str]]:
 
 
 def _asked(record: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the messages of `history`, a list of pairs, and what is asked: the field `name` and its `input`."""
+    """Yield the messages of `history` and what is asked: the field `name` and its `input`."""
+    yield from history_of(record)
+    given = [verbatim(record["input"], "field 'input'")] if record.get("input") else []
+    yield {"role": "user", "content": "\n\n".join([record[name], *given])}
+
+
+def history_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the messages of `history`, a list of [human, assistant] or of {human, assistant}; none if it is empty."""
     for number, pair in enumerate([] if is_empty(record.get("history")) else list_field(record, "history")):
+        if isinstance(pair, dict):
+            pair = [pair.get("human"), pair.get("assistant")]
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
         yield {"role": "user", "content": pair[0]}
         yield {"role": "assistant", "content": pair[1]}
-    given = [verbatim(record["input"], "field 'input'")] if record.get("input") else []
-    yield {"role": "user", "content": "\n\n".join([record[name], *given])}
 
 
 def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:

@@ -30,8 +30,8 @@ Evidence = Literal["real file", "transcribed", "documentation", "own format"]
 """How the format is known: an excerpt of a published file; a real record copied by hand from code or documentation
 (its wrapper rebuilt); documentation only; a format of this project."""
 
-Use = Literal["PF-1M", "evaluation", "text", "dialogue", "other", "own data"]
-"""What a dataset is for: rewriting, measuring, text-only tuning, LLaVA's dialogues, or whatever the user likes.
+Use = Literal["PF-1M", "evaluation", "text", "dialogue", "preference", "other", "own data"]
+"""What a dataset is for: rewriting, measuring, text-only tuning, LLaVA's dialogues, preference alignment, or any use.
 
 "other" is a published dataset, "own data" the user's.
 """
