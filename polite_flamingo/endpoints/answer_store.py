@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
+from typing import Any
 
 from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.storage.location import Location
@@ -38,11 +39,13 @@ class Answer:
         text: an `answers.Unfinished` if it was cut.
         model: as the server names it; "" if it does not.
         usage: tokens, by the names of `usage.USED`.
+        more: what else a caller keeps of the response, JSON types only.
     """
 
     text: str
     model: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, object]:
         """Convert to JSON types."""
@@ -52,7 +55,8 @@ class Answer:
     @staticmethod
     def from_record(record: dict) -> Answer:
         """Read what `to_record` wrote."""
-        return Answer(text=ending(record["text"], record["why"]), model=record["model"], usage=record["usage"])
+        text, more = ending(record["text"], record["why"]), record.get("more", {})  # earlier versions have no `more`
+        return Answer(text=text, model=record["model"], usage=record["usage"], more=more)
 
 
 class AnswerStore:

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from polite_flamingo.testbed.shapes.captions import describe, hallucinated, terse_captions
-from polite_flamingo.testbed.shapes.exam import PARTS, Part, exam, mentioned, sentences
+from polite_flamingo.testbed.shapes.checks import mentioned, sentences
+from polite_flamingo.testbed.shapes.exam import PARTS, Part, exam
 from polite_flamingo.testbed.shapes.questions import KINDS, ask, follow_up
 from polite_flamingo.testbed.shapes.scene import any_scene, random_scene
 
