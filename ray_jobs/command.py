@@ -31,6 +31,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("ray_jobs.train", "a model and a mixture of shards -> a model"),
         "evaluate": ("ray_jobs.evaluate", "let models answer; accuracy, politeness and the alignment tax"),
     },
+    "align": {
+        "sample": ("ray_jobs.sample", "several answers of a model to each prompt"),
+        "rate": ("ray_jobs.rate", "rate answers by a rule, a reward model or a chat model that judges"),
+    },
     "serve": {
         "serve": ("ray_jobs.serve", "chat and rewriting over HTTP"),
         "keys": ("serving.http.keys", "create, list and revoke API keys"),

@@ -36,6 +36,8 @@ OFTEN_SET: dict[str, tuple[str, ...]] = {
     "distort": ("distortion", "pools.distorting"),
     "train": ("workers",),
     "evaluate": ("evaluation",),
+    "sample": ("sampling", "sampling.endpoint", "pools.sampling"),
+    "rate": ("judge", "judge.endpoint", "pools.rating"),
     "serve": ("serving.access", "serving.scale.chat"),
     "paper": ("sizes",),
 }

@@ -62,7 +62,7 @@ class ChatServers:
         return answer
 
     def send(self, whole: Mapping[str, Any]) -> Answer:
-        """Send a request that no earlier attempt has paid for; raises like `ask`. Subclasses may count or limit them."""
+        """Send a request that is not paid for yet; raises like `ask`. Subclasses may count or limit them."""
         return self.servers.post(PATH, whole, self.read)
 
     def try_out(self, body: Mapping[str, Any], check: Callable[[Answer], object]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Preference alignment: sampled answers, their ratings, the pairs made of them, and whether the pairs can be trusted."""
+"""Preference alignment: sampled answers, their ratings, the pairs made of them, and how far to trust the pairs."""

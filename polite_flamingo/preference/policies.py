@@ -74,7 +74,9 @@ class EndpointPolicy:
 
     def answers(self, requests: Sequence[Sample], usage: Usage, store: AnswerStore | None = None) -> list[Found]:
         """See `Policy.answers`."""
-        found = [*self._chats.threads.map(partial(self._answer, store=store), requests)]  # cancels the rest if one raises
+        found = [
+            *self._chats.threads.map(partial(self._answer, store=store), requests)
+        ]  # cancels the rest if one raises
         for _, used in found:
             usage.update(of_model(used, "sampling"))
         return [one for one, _ in found]

@@ -42,7 +42,7 @@ class PolicyEndpoint(ServersConfig):
         super().__post_init__()
         if self.max_side < 28:
             raise ValueError("endpoint: max_side must be at least 28")
-        refuse_extra(self.extra, frozenset({"model", "messages", "stream", "n", "temperature", "top_p", "max_tokens"}))
+        refuse_extra(self.extra, frozenset({"model", "messages", "stream", "n"}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,9 @@ class SamplingSection:
         """The name of the model, by which a judge recognises it."""
         if self.kind == "endpoint" or self.flamingo is None:
             return self.endpoint.model
-        return self.flamingo.folder or self.flamingo.lora or [self.flamingo.language_model, *self.flamingo.checkpoints][-1]
+        return (
+            self.flamingo.folder or self.flamingo.lora or [self.flamingo.language_model, *self.flamingo.checkpoints][-1]
+        )
 
     def of_flamingo(self) -> RewriterConfig:
         """Return the settings of a Flamingo that answers."""
@@ -128,7 +130,7 @@ Found = Answered | BadSample
 
 
 def prompt_of(sample: Sample) -> Sample:
-    """Return a sample as a prompt: up to its last learned turn, whose response is the reference; without rewritten texts.
+    """Return a sample as a prompt: up to its last learned turn, whose response is the reference; nothing is rewritten.
 
     Answers that it already has stay. Raises `BadSample` for a sample that is not valid.
     """
@@ -141,9 +143,7 @@ def prompt_of(sample: Sample) -> Sample:
     asked = replace(sample.turns[last], rewritten=None, scores={}, failed="")
     turns = (*before, asked)
     shown = sum(turn.instruction.count(IMAGE_MARK) for turn in turns)
-    return replace(
-        sample, turns=turns, images=sample.images[:shown], rewritten=None, rejected=None, scores={}
-    )
+    return replace(sample, turns=turns, images=sample.images[:shown], rewritten=None, rejected=None, scores={})
 
 
 def requests_of(prompt: Sample, answers: int) -> list[Sample]:
@@ -190,7 +190,12 @@ def identity_of(config: SamplingSection) -> dict[str, Any]:
     if config.kind == "endpoint":
         del chosen["dtype"]
         served = config.endpoint
-        chosen |= {"model": served.model, "pictures": served.pictures, "max_side": served.max_side, "extra": served.extra}
+        chosen |= {
+            "model": served.model,
+            "pictures": served.pictures,
+            "max_side": served.max_side,
+            "extra": served.extra,
+        }
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The exact check of an answer about Shapes, as data: it travels in a sample's `meta["shapes"]`, so that any job can ask it.
+"""The exact check of an answer about Shapes, as data that travels in a sample's `meta["shapes"]`.
 
 A check knows the scene (or why there is none) and the question; it needs no model and no annotation.
 """

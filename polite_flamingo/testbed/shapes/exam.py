@@ -77,7 +77,7 @@ def exam(part: Part, size: int, seed: int | str = 0) -> list[Item]:
 
 
 def prompts(part: Part, size: int, seed: int | str = 0) -> list[Sample]:
-    """Return the samples of an exam, each with its check; of conversations the whole one, whose first answer is right."""
+    """Return the samples of an exam, each with its check; of "second", both turns, the first with its right answer."""
     return [item.after(_polite(item)) if item.next else item.sample for item in exam(part, size, seed)]
 
 
@@ -159,9 +159,7 @@ def _asked(key: str, scene: Scene, question: Question, pictures: int = 1) -> Ite
 def _why(key: str, scene: Scene, question: Question) -> Item:
     raw = answer_response(question.answer, question.reason)
     check = Check(kind="question", scene=scene, question=question, reasoned=True)
-    return Item(
-        sample=_sample(key, "vqa_rationale", question.text + WHY, raw, [scene], check), kind="why", check=check
-    )
+    return Item(sample=_sample(key, "vqa_rationale", question.text + WHY, raw, [scene], check), kind="why", check=check)
 
 
 def _sample(key: str, task: str, instruction: str, response: str, scenes: list[Scene], check: Check) -> Sample:

@@ -1,4 +1,4 @@
-"""The exact judge of Shapes: five ratings from 0 to 4, computed from the scene, which no picture or annotation can spoil.
+"""The exact judge of Shapes: five ratings from 0 to 4, computed from the scene that was drawn.
 
     correctness   4 right, and nothing false; 2 the right answer, but something false beside it or its reason missing;
                   1 true, but no answer to the question; 0 wrong. Of descriptions by the share of true sentences and of
