@@ -2,7 +2,7 @@
 
     polite-flamingo rate --profile profiles/tiny.yaml --input out/sampled/samples --out out/rated --judge.kind rule
     polite-flamingo rate --profile profiles/tiny.yaml --input out/sampled/samples --out out/rated \\
-        --judge.kind endpoint --judge.endpoint.urls '[http://127.0.0.1:8000/v1]' --judge.endpoint.model NAME --judge.orders 4
+        --judge.kind endpoint --judge.endpoint.urls '[http://127.0.0.1:8000/v1]' --judge.endpoint.model NAME
     polite-flamingo rate --profile mine.yaml --input out/sampled/samples --out out/rated --estimate 20
 
 OUT/rated has the same samples with ratings added to every candidate. Nothing is averaged and no pair is made here. To
@@ -10,8 +10,8 @@ have another judge rate too, rate what the first has rated.
 
 The shard is the unit of commit and of resume, as in build. Rows in = rated + quarantined. A reply that cannot be read
 is asked for once more with its fault named; a sample of which an answer then still has no rating is quarantined, with
-the fault in its detail. What a judge has answered is never paid for again. At `judge.max_cost` the job stops, keeps what it
-has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was rated.
+the fault in its detail. What a judge has answered is never paid for again. At `judge.max_cost` the job stops, keeps what
+it has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was rated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The judge's servers: which model must answer, what it may cost, and what is kept of its responses.
 
-`JudgeChanged` and `CostReached` end a job as a dead server does: no sample is at fault, shards in work are not
-committed, and the answers that were paid for wait in OUT/answers for the same command.
+A judge that becomes another model, or costs too much, ends a job as a dead server does: no sample is at fault, shards
+in work are not committed, and the answers that were paid for wait in OUT/answers for the same command.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ NAME = "judge"
 
 TOP_LOGPROBS = 20
 """Alternatives of each token to ask for: OpenAI's most, and enough for five digits."""
-
-
-class JudgeChanged(EndpointDown):
-    """Another model, or another version of it, answers than did before."""
 
 
 class CostReached(EndpointDown):
@@ -102,12 +98,17 @@ class JudgeServers(ChatServers):
         return answer
 
     def read(self, response: Mapping[str, Any]) -> Answer:
-        """Return what a response holds, with the expected ratings. Raises `JudgeChanged`."""
+        """Return what a response holds, with the expected ratings.
+
+        Raises:
+            EndpointDown: another model, or another version of it, has answered than did before.
+            LookupError, TypeError: the response has another form.
+        """
         answer = super().read(response)
         with self._naming:
             self.named = self.named or answer.model
             if answer.model and answer.model != self.named:
-                raise JudgeChanged(
+                raise EndpointDown(
                     f"the judge has changed: {self.named} answered before, now {answer.model}; ratings of two models "
                     "cannot be compared: pin its version in judge.endpoint.model, or give another --out"
                 )
