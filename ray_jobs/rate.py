@@ -10,8 +10,8 @@ have another judge rate too, rate what the first has rated.
 
 The shard is the unit of commit and of resume, as in build. Rows in = rated + quarantined. A reply that cannot be read
 is asked for once more with its fault named; a sample of which an answer then still has no rating is quarantined, with
-the fault in its detail. What a judge has answered is never paid for again. At `judge.max_cost` the job stops, keeps what
-it has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was rated.
+the fault in its detail. What a judge has answered is never paid for again. At `judge.max_cost` the job stops, keeps
+what it has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was rated.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import read_stats
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
-from ray_jobs.estimate import forecast_build
 from ray_jobs.fingerprint import UNSEEN, by_name, fingerprints, short_hash, with_files
 from ray_jobs.resumable_job import LEDGER_OUTPUTS, input_shards
-from ray_jobs.row_job import RowJob, quarantine_rows, shards_at_once
+from ray_jobs.row_job import RowJob, forecast_rows, quarantine_rows, shards_at_once
 
 if TYPE_CHECKING:
     from ray_jobs.pipeline import ActorPool
@@ -122,7 +121,7 @@ def rate(config: RateConfig, actor: type | None = None) -> None:
         job.fail_without("rated", stats)
 
 
-def layout_of(out: str | Location) -> OutputLayout:
+def layout_of(out: str) -> OutputLayout:
     """Return the places in the output folder."""
     return OutputLayout(root=out, samples="rated")
 
@@ -245,20 +244,10 @@ def print_summary(layout: OutputLayout, stats: Mapping[str, Any], prices: Prices
 
 def rate_or_estimate(config: RateConfig) -> None:
     """Run the command. Raises what `rate` raises."""
-    if config.estimate < 0:
-        raise ValueError(f"--estimate {config.estimate}: give the number of samples to rate")
-    if not config.estimate:
-        return rate(config)
-    layout = layout_of(config.out)
-    shards = input_shards(config.input, layout)
-    workers = {"rating": min(len(shards), size_of(config).max_actors * places(config))}
-
-    def rate_part(source: str, out: str) -> None:
-        rate(replace(config, input=source, out=out, fresh=True, estimate=0))
-
-    trial = layout.root / "estimate"
-    forecast_build(shards, config.estimate, trial, rate_part, config.prices, workers, layout_of(trial))
-    return None
+    if config.estimate:
+        forecast_rows(config, rate, layout_of(config.out), {"rating": size_of(config).max_actors * places(config)})
+    else:
+        rate(config)
 
 
 main = partial(console.run, "rate", __doc__, RateConfig, rate_or_estimate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.input_index import THREADS
-from polite_flamingo.storage.ledger import read_manifest, read_quarantine
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import write_stats
 from polite_flamingo.usage import Usage
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
-from ray_jobs.resumable_job import ShardJob
+from ray_jobs.estimate import forecast_build
+from ray_jobs.resumable_job import ShardJob, input_shards
 
 if TYPE_CHECKING:
     from ray_jobs.pipeline import ActorPool
@@ -95,6 +97,30 @@ class RowJob(ShardJob):
         raise console.AllFailed(
             f"not one of {stats['rows_in']:,} rows was {made}: {hint(stats['quarantined'])}. For example {first.detail}"
         )
+
+
+def forecast_rows(config: Any, job: Callable[[Any], None], layout: OutputLayout, workers: Mapping[str, int]) -> None:
+    """Run a job on a few rows in OUT/estimate, and print what the whole input will take.
+
+    Args:
+        config: of the job, with the number of rows as `estimate`.
+        job: runs it.
+        layout: of the whole job's output folder.
+        workers: pool -> number of shards that the whole job will have in work there at once.
+
+    Raises:
+        ValueError: no row can be read, or the number is impossible.
+    """
+    if config.estimate < 0:
+        raise ValueError(f"--estimate {config.estimate}: give the number of rows to try")
+    shards = input_shards(config.input, layout)
+    trial = OutputLayout(root=layout.root / "estimate", samples=layout.samples)
+
+    def try_part(source: str, out: str) -> None:
+        job(replace(config, input=source, out=out, fresh=True, estimate=0))
+
+    places = {pool: min(count, len(shards)) for pool, count in workers.items()}
+    forecast_build(shards, config.estimate, trial.root, try_part, config.prices, places, trial)
 
 
 def quarantine_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -29,10 +29,9 @@ from polite_flamingo.preference.sampling import SamplingSection, count_answers, 
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import read_stats
 from ray_jobs import console
-from ray_jobs.estimate import forecast_build
 from ray_jobs.fingerprint import UNSEEN, answering_hash, by_name, fingerprints, short_hash
 from ray_jobs.resumable_job import input_shards
-from ray_jobs.row_job import RowJob, quarantine_rows, shards_at_once
+from ray_jobs.row_job import RowJob, forecast_rows, quarantine_rows, shards_at_once
 
 if TYPE_CHECKING:
     from ray_jobs.pipeline import ActorPool
@@ -171,22 +170,12 @@ def print_summary(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
 
 def sample_or_estimate(config: SampleConfig) -> None:
     """Run the command. Raises what `sample` raises."""
-    if config.estimate < 0:
-        raise ValueError(f"--estimate {config.estimate}: give the number of prompts to sample for")
-    if not config.estimate:
-        return sample(config)
-    layout = layout_of(config.out)
-    shards = input_shards(config.input, layout)
-    workers = {"sampling": min(len(shards), config.pools.sampling.max_actors * places(config))}
-
-    def sample_part(source: str, out: str) -> None:
-        sample(replace(config, input=source, out=out, fresh=True, estimate=0))
-
-    trial = layout.root / "estimate"
-    forecast_build(
-        shards, config.estimate, trial, sample_part, config.prices, workers, OutputLayout(root=trial, samples="samples")
-    )
-    return None
+    if config.estimate:
+        forecast_rows(
+            config, sample, layout_of(config.out), {"sampling": config.pools.sampling.max_actors * places(config)}
+        )
+    else:
+        sample(config)
 
 
 main = partial(console.run, "sample", __doc__, SampleConfig, sample_or_estimate)

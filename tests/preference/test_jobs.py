@@ -15,9 +15,17 @@ import pytest
 from polite_flamingo.cost import Prices, TokenPrices
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.preference.judges.config import JudgeEndpoint, JudgeSection
+from polite_flamingo.preference.rating import count_ratings
 from polite_flamingo.preference.sampling import PolicyEndpoint, SamplingSection
-from polite_flamingo.sample import Sample
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.ledger import (
+    Manifest,
+    OutputLayout,
+    commit_shard,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+)
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.exam import prompts
 from ray_jobs import rate as rate_job
@@ -59,7 +67,7 @@ def rows_of(layout: OutputLayout) -> tuple[list[Sample], Counter[str], int]:
     names = layout.finished()
     samples = [one for name in names for one in read_scored(layout, name)]
     failed = [row for name in names for row in read_quarantine(layout, name)]
-    keys = [one.key for one in (*samples, *failed) if one.key]
+    keys = [key for key in (*(one.key for one in samples), *(row.key for row in failed)) if key]
     assert len(keys) == len(set(keys))
     return samples, Counter(row.reason for row in failed), sum(read_manifest(layout.manifest(n)).rows_in for n in names)
 
@@ -204,15 +212,12 @@ def test_another_judge_is_another_job_and_where_it_runs_is_not() -> None:
 def test_nothing_rated_is_a_failure_that_says_why(tmp_path: Path) -> None:
     layout = rate_job.layout_of(str(tmp_path))
     job = rate_job.job_of(ruling(tmp_path, tmp_path))
-    from polite_flamingo.sample import Quarantined
-    from polite_flamingo.storage.ledger import Manifest, commit_shard
-
     row = Quarantined(key="a/b/c", shard="s0", index=0, reason="unsupported", detail="a/b/c: no scene in its meta")
     commit_shard(
         layout, "s0", [row],
         lambda scored, quarantined: Manifest(
             shard="s0", rows_in=1, scored=scored, quarantined=quarantined, config_hash="x",
-            stats={"quarantined": {"unsupported": 1}, **rate_job.count_ratings([row])},
+            stats={"quarantined": {"unsupported": 1}, **count_ratings([row])},
         ),
     )  # fmt: skip
     with pytest.raises(AllFailed, match=r"not one of 1 rows was rated: unsupported.*no scene"):

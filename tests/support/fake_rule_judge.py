@@ -100,7 +100,8 @@ class FakeRuleJudge(FakeChat):
         self.samples = {_known(sample): sample for sample in samples}
         self.spoilt, self.ways = spoilt, ways or {**READABLE, **{name: way for name, (_, way) in UNREADABLE.items()}}
         self.counts: Counter[str] = Counter()
-        self.names, self.change_after, self.replies = (JUDGE,), 1 << 30, 0
+        self.names: tuple[str, ...] = (JUDGE,)
+        self.change_after, self.replies = 1 << 30, 0
         self.status_of: Callable[[dict[str, Any]], int] = lambda body: 0
 
     def named(self) -> str:
@@ -112,10 +113,8 @@ class FakeRuleJudge(FakeChat):
     def judged(self, body: dict[str, Any]) -> tuple[str, str]:
         """Return a reply, and why it ended."""
         question, answers, picture = _asked(body)
-        if question == "What is the weather like?":  # of a trial
-            sample, answers = None, answers
-        else:
-            sample = self.samples[question, picture]
+        trial = question == "What is the weather like?"
+        sample = None if trial else self.samples[question, picture]
         entries = []
         for number, answer in enumerate(answers, start=1):
             values, why = rate(sample, answer) if sample else (dict.fromkeys(_FIVE, 4), "fine")
@@ -152,7 +151,7 @@ def tokens_of(text: str) -> list[dict[str, Any]]:
     """Return the tokens of a reply: a digit has probability 0.75, its neighbour the rest."""
     tokens: list[dict[str, Any]] = []
     for piece in re.findall(r" ?\d|[^\d ]+| ", text):
-        top = [{"token": piece, "logprob": -0.2876820724517809}]
+        top: list[dict[str, Any]] = [{"token": piece, "logprob": -0.2876820724517809}]
         if piece.strip().isdigit():
             other = str(abs(int(piece) - 1))
             top.append({"token": other, "logprob": -1.3862943611198906})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 
 from polite_flamingo.candidates import ATTRIBUTES, MOST, Rating
 from polite_flamingo.endpoints.answer_store import AnswerStore
+from polite_flamingo.named_function import named_function
 from polite_flamingo.preference.judges.base import with_ratings
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.usage import Usage
@@ -17,13 +17,7 @@ Rule = Callable[[Sample, str], tuple[Mapping[str, int], str]]
 
 def load_rule(name: str) -> Rule:
     """Return the function that a profile names as MODULE:FUNCTION. Raises `ValueError` if there is none."""
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"judge.rule {name!r} cannot be loaded ({error}); give MODULE:FUNCTION") from None
-    if not callable(found):
-        raise ValueError(f"judge.rule {name!r} is not a function; give MODULE:FUNCTION")
-    return found  # type: ignore[no-any-return]  # a profile's word for it
+    return named_function("judge.rule", name)
 
 
 class RuleJudge:
