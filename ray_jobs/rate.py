@@ -11,7 +11,8 @@ have another judge rate too, rate what the first has rated.
 The shard is the unit of commit and of resume, as in build. Rows in = rated + quarantined. A reply that cannot be read
 is asked for once more with its fault named; a sample of which an answer then still has no rating is quarantined, with
 the fault in its detail. What a judge has answered is never paid for again. At `judge.max_cost` the job stops, keeps
-what it has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was rated.
+what it has, and the same command goes on once the limit is raised. The exit status is 1 then, and if no sample was
+rated.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _known(sample: Sample) -> tuple[str, bytes]:
 def _asked(body: dict[str, Any]) -> tuple[str, list[str], bytes]:
     """Return the question, the answers in the order shown, and the first picture's bytes."""
     content = body["messages"][1]["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = "".join(part["text"] for part in parts if part["type"] == "text")
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     picture = base64.b64decode(urls[0].partition(",")[2]) if urls else b""
