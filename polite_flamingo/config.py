@@ -40,6 +40,8 @@ SECTIONS = (
     "workers",
     "evaluation",
     "serving",
+    "sampling",
+    "judge",
     "audit",
 )
 """Top-level keys of a profile that a job skips unless its config has a field of that name."""

@@ -17,7 +17,7 @@ MILLION = 1_000_000
 _HOUR = 3_600_000
 """Milliseconds."""
 
-PRICED = ("rewriting", "judge", "sts", "nli", "clip", "reward")
+PRICED = ("rewriting", "sampling", "judge", "sts", "nli", "clip", "reward")
 """The models that may be behind endpoints, by their names in `usage.Usage`."""
 
 
@@ -50,7 +50,7 @@ class Prices:
         currency: stands before every sum of money.
         gpu_hour: price of a GPU for an hour.
         cpu_hour: price of a logical CPU for an hour.
-        tokens: prices by model: rewriting, judge, sts, nli, clip, reward (those that are endpoints).
+        tokens: prices by model: rewriting, sampling, judge, sts, nli, clip, reward (those that are endpoints).
     """
 
     currency: str = "$"

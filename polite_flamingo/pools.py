@@ -64,6 +64,8 @@ class PoolsConfig:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
         distorting: actors that make pairs for training the rewriter; used only by distort.
+        sampling: actors that hold the model that answers; used only by sample.
+        rating: actors that hold the judge; used only by rate.
         task_cpus: logical CPUs that a cluster must have beside the actors' for each of two tasks that read or write.
         max_failures_in_a_row: if more consecutive rows fail for reasons other than their content, the job ends: the
             model is broken, not the rows.
@@ -74,6 +76,8 @@ class PoolsConfig:
     rewriting: PoolConfig = PoolConfig()
     scoring: PoolConfig = PoolConfig(cpus=0.5)
     distorting: PoolConfig = PoolConfig(rows_per_call=64)
+    sampling: PoolConfig = PoolConfig()
+    rating: PoolConfig = PoolConfig()
     task_cpus: float = 0.25
     max_failures_in_a_row: int = 32
     autoscaling: bool = False

@@ -20,6 +20,7 @@ from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.faults.journal import WorkerKeepsDying
 from polite_flamingo.pools import Needs
+from polite_flamingo.preference.judges.servers import CostReached
 from polite_flamingo.storage.visibility import reason_in
 from ray_jobs.console import JobFailed
 from ray_jobs.progress import phase
@@ -37,7 +38,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-TOLD = tuple(kind.__name__ for kind in (ModelBroken, WorkerKeepsDying, EndpointDown))
+TOLD = tuple(kind.__name__ for kind in (ModelBroken, WorkerKeepsDying, EndpointDown, CostReached))
 """Exceptions of workers whose message says what to do."""
 
 

@@ -28,12 +28,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "train and evaluate": {
         "distort": ("ray_jobs.distort", "good responses -> pairs for training the rewriter"),
-        "pair": ("ray_jobs.pair", "rated answers -> preference pairs, and sets for the other ways to align"),
-        "audit": ("ray_jobs.audit", "tell whether preference pairs and their judge can be trusted"),
         "train": ("ray_jobs.train", "a model and a mixture of shards -> a model"),
         "evaluate": ("ray_jobs.evaluate", "let models answer; accuracy, politeness and the alignment tax"),
     },
     "align with preferences": {
+        "sample": ("ray_jobs.sample", "several answers of a model to each prompt"),
+        "rate": ("ray_jobs.rate", "rate answers by a rule, a reward model or a chat model that judges"),
+        "pair": ("ray_jobs.pair", "rated answers -> preference pairs, and sets for the other ways to align"),
+        "audit": ("ray_jobs.audit", "tell whether preference pairs and their judge can be trusted"),
         "vote": ("ray_jobs.vote", "people vote on blind pairs; ratings, agreement with judges, labels"),
     },
     "serve": {

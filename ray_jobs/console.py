@@ -38,6 +38,8 @@ OFTEN_SET: dict[str, tuple[str, ...]] = {
     "audit": ("audit",),
     "train": ("workers",),
     "evaluate": ("evaluation",),
+    "sample": ("sampling", "sampling.endpoint", "pools.sampling"),
+    "rate": ("judge", "judge.endpoint", "pools.rating"),
     "serve": ("serving.access", "serving.scale.chat"),
     "paper": ("sizes",),
 }

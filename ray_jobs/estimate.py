@@ -1,4 +1,6 @@
-"""Forecast what a build will take: `polite-flamingo build … --estimate 200` builds 200 rows and scales what they cost.
+"""Forecast what a job will take: `polite-flamingo build … --estimate 200` builds 200 rows and scales what they cost.
+
+`sample` and `rate` do the same with a few prompts.
 
 The rows are drawn at random from shards that are chosen with a chance proportional to their size in bytes; the sum over
 the whole input is then estimated without bias (Hansen and Hurwitz 1943). They are built in OUT/estimate like any input,
@@ -60,7 +62,7 @@ Forecast = dict[str, Estimate]
 
 def forecast_build(
     shards: Mapping[str, Location], count: int, trial: Location, build: Callable[[str, str], None],
-    prices: Prices, workers: Mapping[str, int],
+    prices: Prices, workers: Mapping[str, int], layout: OutputLayout | None = None,
 ) -> Forecast:  # fmt: skip
     """Build some rows, print what the whole input will take, and write it to TRIAL/estimate.json.
 
@@ -71,16 +73,18 @@ def forecast_build(
         build: builds an input folder into an output folder.
         prices: of tokens and device time.
         workers: pool -> number of shards that the whole build will have in work there at once.
+        layout: of `trial`, if it is no build's: nothing is selected there, so all its samples are kept.
 
     Raises:
         ValueError: no row of the chosen shards can be read.
     """
+    kept = _selected if layout is None else _committed
+    layout = layout or OutputLayout(root=trial)
     phase(f"drawing {count:,} rows of {counted(len(shards), 'shard')}")
     parts = sample_rows(shards, count, trial / "in")
     build(str(trial / "in"), str(trial))
-    layout = OutputLayout(root=trial)
     total_bytes = sum(size_of(place) for place in shards.values())
-    amounts = {name: _amounts(layout, name) for name, part in parts.items() if part.rows}
+    amounts = {name: _amounts(layout, name, kept) for name, part in parts.items() if part.rows}
     found = forecast(parts, amounts, total_bytes, prices)
     (trial / "estimate.json").put(json.dumps({name: asdict(one) for name, one in found.items()}, indent=1) + "\n")
     print(console.table(_rows(found, prices, workers), f"forecast for {counted(len(shards), 'shard')}"))
@@ -88,7 +92,8 @@ def forecast_build(
     print(
         f"From {drawn:,} rows in parts of {most}; in brackets, {RESAMPLING.confidence:.0%} intervals. Whole shards "
         "keep a model busier than such parts: expect fewer hours, not more. Starting machines and loading models comes "
-        f"on top. The report of these rows: {layout.report}"
+        f"on top. {'The report of these rows' if kept is _selected else 'These rows'}: "
+        f"{layout.report if kept is _selected else layout.root / layout.samples}"
     )
     return found
 
@@ -160,12 +165,19 @@ def forecast(
     }
 
 
-def _amounts(layout: OutputLayout, name: str) -> dict[str, float]:
+def _amounts(layout: OutputLayout, name: str, kept: Callable[[OutputLayout, str], int]) -> dict[str, float]:
     """Return what a part took: the names of usage, "seconds.POOL", and the number of rows "kept"."""
     manifest = read_manifest(layout.manifest(name))
-    kept = sum(json.loads(line)["keep"] for line in layout.verdicts(name).read_text().split("\n") if line)
     seconds = {f"seconds.{pool}": spent for pool, spent in manifest.seconds.items()}
-    return {**manifest.usage, **seconds, "kept": kept}
+    return {**manifest.usage, **seconds, "kept": kept(layout, name)}
+
+
+def _selected(layout: OutputLayout, name: str) -> int:
+    return sum(json.loads(line)["keep"] for line in layout.verdicts(name).read_text().split("\n") if line)
+
+
+def _committed(layout: OutputLayout, name: str) -> int:
+    return read_manifest(layout.manifest(name)).scored
 
 
 def _rows(found: Forecast, prices: Prices, workers: Mapping[str, int]) -> list[tuple[str, str]]:

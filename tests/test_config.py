@@ -18,6 +18,8 @@ from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.distort import DistortConfig
 from ray_jobs.evaluate import EvaluateConfig
 from ray_jobs.paper import PaperConfig
+from ray_jobs.rate import RateConfig
+from ray_jobs.sample import SampleConfig
 from ray_jobs.select import SelectConfig
 from ray_jobs.serve import ServeConfig
 from ray_jobs.train import TrainConfig
@@ -30,6 +32,8 @@ READS: dict[type, set[str]] = {
     BuildConfig: {"rewriter", "scoring", "thresholds", "prices", "pools"},
     SelectConfig: {"thresholds", "prices"},
     DistortConfig: {"distortion", "pools"},
+    SampleConfig: {"sampling", "prices", "pools"},
+    RateConfig: {"judge", "prices", "pools"},
     TrainConfig: {"training", "workers"},
     EvaluateConfig: {"rewriter", "scoring", "evaluation", "pools"},
     PaperConfig: {"rewriter", "scoring", "thresholds", "pools", "distortion", "training"},
@@ -42,6 +46,8 @@ GIVEN: dict[type, list[str]] = {
     BuildConfig: ["--input", "in", "--out", "out"],
     SelectConfig: ["--out", "out"],
     DistortConfig: ["--input", "in", "--out", "out"],
+    SampleConfig: ["--input", "in", "--out", "out"],
+    RateConfig: ["--input", "in", "--out", "out"],
     TrainConfig: ["--stage", "polite", "--data.pairs", "in", "--out", "out"],
     EvaluateConfig: ["--input", "in"],
     PaperConfig: [],
@@ -51,8 +57,10 @@ GIVEN: dict[type, list[str]] = {
 
 def changed(one: ConfigField, value: Any) -> Any:
     """Return another valid value of the same type."""
-    if one.path == "rewriter.kind":
+    if one.path in ("rewriter.kind", "sampling.kind", "judge.kind"):
         return value  # another one needs other sections: tests/rewriters/test_config.py
+    if one.path == "judge.max_cost":
+        return value  # it needs a price: tests/preference/test_jobs.py
     if one.path == "prices.tokens":
         return value  # sections by name of a model: tests/test_cost.py
     if one.path == "scoring.languages":

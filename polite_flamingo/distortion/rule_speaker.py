@@ -9,31 +9,21 @@ applied (`command_rules.py`).
 
 from __future__ import annotations
 
-import pkgutil
 import random
 from collections.abc import Callable, Sequence
 
 from polite_flamingo.distortion.command_rules import RULES, follow
 from polite_flamingo.distortion.shorten import shorten
 from polite_flamingo.distortion.speakers import SpeakerRequest
+from polite_flamingo.named_function import named_function
 
 NoteTaker = Callable[[str, random.Random], str | None]
 """A good text -> the text as an annotator would note it; None if it does not know the text."""
 
 
 def load_note_taker(name: str) -> NoteTaker:
-    """Return the function that a profile names as MODULE:FUNCTION.
-
-    Raises:
-        ValueError: there is no such function.
-    """
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"distortion.note_taker {name!r} cannot be loaded ({error}); give MODULE:FUNCTION") from None
-    if not callable(found):
-        raise ValueError(f"distortion.note_taker {name!r} is not a function; give MODULE:FUNCTION")
-    return found  # type: ignore[no-any-return]  # a profile's word for it
+    """Return the function that a profile names as MODULE:FUNCTION. Raises `ValueError` if there is none."""
+    return named_function("distortion.note_taker", name)
 
 
 class RuleSpeaker:

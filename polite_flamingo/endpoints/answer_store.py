@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
+from typing import Any
 
 from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.storage.location import Location
@@ -38,11 +39,13 @@ class Answer:
         text: an `answers.Unfinished` if it was cut.
         model: as the server names it; "" if it does not.
         usage: tokens, by the names of `usage.USED`.
+        more: what else a caller keeps of the response, JSON types only.
     """
 
     text: str
     model: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, object]:
         """Convert to JSON types."""
@@ -52,7 +55,8 @@ class Answer:
     @staticmethod
     def from_record(record: dict) -> Answer:
         """Read what `to_record` wrote."""
-        return Answer(text=ending(record["text"], record["why"]), model=record["model"], usage=record["usage"])
+        text, more = ending(record["text"], record["why"]), record.get("more", {})  # earlier versions have no `more`
+        return Answer(text=text, model=record["model"], usage=record["usage"], more=more)
 
 
 class AnswerStore:
@@ -77,15 +81,7 @@ class AnswerStore:
         """Read the answers of earlier attempts; damaged ones are asked for again. Raises `PathUnavailable` if the store
         fails.
         """
-        names, damaged = self._folder.names(".jsonl"), 0
-        with ThreadPoolExecutor(_READERS) as threads:
-            for data in threads.map(self._read, names):
-                for line in data.splitlines():
-                    try:
-                        record = json.loads(line)
-                        self._known[record["request"]] = Answer.from_record(record)
-                    except (ValueError, LookupError, TypeError):
-                        damaged += 1
+        damaged = _read_into(self._known, self._folder)
         if damaged:
             print(f"{self._folder}: {damaged} damaged lines; what they answered is asked for again")
         self._writer.start()
@@ -109,12 +105,6 @@ class AnswerStore:
         with self._lock:
             self._known[request] = self._unwritten[request] = answer
 
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self._folder / f"{name}.jsonl").read_bytes()
-        except FileNotFoundError:  # another worker has finished the shard since
-            return b""
-
     def _write_every_second(self) -> None:
         closed = False
         while not closed:
@@ -136,6 +126,16 @@ def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+def read_stored(answers: Location) -> list[Answer]:
+    """Return the answers that wait for their shards, each once. Args: answers: OUT/answers."""
+    found = list[Answer]()
+    for folder in sorted({name.rpartition("/")[0] for name in answers.names(".jsonl")}):
+        known = dict[str, Answer]()
+        _read_into(known, answers / folder)
+        found += known.values()
+    return found
+
+
 def forget(answers: Location, shard: str) -> None:
     """Delete the answers for a shard that is finished. Args: answers: OUT/answers."""
     _of_shard(answers, shard).delete_tree()
@@ -155,3 +155,24 @@ def forget_finished(answers: Location, unfinished: Mapping[str, object]) -> None
 
 def _of_shard(answers: Location, shard: str) -> Location:
     return answers / f"{shard}{_SUFFIX}"
+
+
+def _read_into(known: dict[str, Answer], folder: Location) -> int:
+    """Add the answers in a folder by the digest of their requests; return how many lines are damaged."""
+
+    def read(name: str) -> bytes:
+        try:
+            return (folder / f"{name}.jsonl").read_bytes()
+        except FileNotFoundError:  # another worker has finished the shard since
+            return b""
+
+    damaged = 0
+    with ThreadPoolExecutor(_READERS) as threads:
+        for data in threads.map(read, folder.names(".jsonl")):
+            for line in data.splitlines():
+                try:
+                    record = json.loads(line)
+                    known[record["request"]] = Answer.from_record(record)
+                except (ValueError, LookupError, TypeError):
+                    damaged += 1
+    return damaged

@@ -35,30 +35,35 @@ class ChatServers:
         self.servers = Servers(config.urls, config, config.patience)
         self.threads = ThreadPoolExecutor(self.servers.concurrency, section)
 
-    def ask(self, body: Mapping[str, Any], usage: Usage, answers: AnswerStore | None) -> Answer:
+    def ask(self, body: Mapping[str, Any], usage: Usage, answers: AnswerStore | None, mark: str = "") -> Answer:
         """Return the answer to a request.
 
         Args:
             body: without the model.
             usage: what the answer costs is added to it, also if an earlier attempt has paid for it.
             answers: those of earlier attempts; a new one is added.
+            mark: tells apart requests with the same body, each of which is to have an answer of its own.
 
         Raises:
             Refused: the servers refuse the request.
             EndpointDown: they are down, or are not what the profile says.
         """
         whole = self._config.request(body, self._extra)
-        name = digest(json.dumps(whole, sort_keys=True).encode())
+        name = digest(json.dumps(whole, sort_keys=True).encode() + mark.encode())
         answer = answers.get(name) if answers else None
         if answer is not None:
             usage["answers_reused"] += 1
         else:
-            answer = self.servers.post(PATH, whole, self._read)
+            answer = self.send(whole)
             if answers:
                 answers.add(name, answer)
         usage["requests"] += 1
         usage.update(answer.usage)
         return answer
+
+    def send(self, whole: Mapping[str, Any]) -> Answer:
+        """Send a request that is not paid for yet; raises like `ask`. Subclasses may count or limit them."""
+        return self.servers.post(PATH, whole, self.read)
 
     def try_out(self, body: Mapping[str, Any], check: Callable[[Answer], object]) -> dict[str, str]:
         """Ask every server once, to notice a broken one before work begins; see `Servers.try_out`.
@@ -67,10 +72,10 @@ class ChatServers:
             body: without the model.
             check: raises LookupError, TypeError or ValueError for an answer of another form.
         """
-        return self.servers.try_out(PATH, self._config.request(body, self._extra), lambda said: check(self._read(said)))
+        return self.servers.try_out(PATH, self._config.request(body, self._extra), lambda said: check(self.read(said)))
 
-    def _read(self, response: Mapping[str, Any]) -> Answer:
-        """Return what a response holds.
+    def read(self, response: Mapping[str, Any]) -> Answer:
+        """Return what a response holds; subclasses may keep or refuse more of it.
 
         Raises:
             EndpointDown: another model has answered.

@@ -45,11 +45,16 @@ class EndpointDown(ConnectionError):
 
 
 class Refused(ValueError):
-    """This request failed for good; others may not. `status` is HTTP's, None without a response."""
+    """This request failed for good; others may not.
 
-    def __init__(self, message: str, status: int | None = None):
+    Attributes:
+        status: HTTP's; None without a response.
+        trouble: of the last try, if each might have got an answer (`Trouble`); "" if the server rejects the request.
+    """
+
+    def __init__(self, message: str, status: int | None = None, trouble: str = ""):
         super().__init__(message)
-        self.status = status
+        self.status, self.trouble = status, trouble
 
 
 @dataclass(frozen=True, kw_only=True)

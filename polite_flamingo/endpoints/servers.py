@@ -141,11 +141,11 @@ class Servers:
                 if waiting:
                     self._give_up_if_silent(failed)
                 if self._clock() - waiting_since > self.patience:  # others are answered: it may be this request
-                    raise Refused(f"{self.patience:g} s: {failed.problem}", failed.status) from None
+                    raise Refused(f"{self.patience:g} s: {failed.problem}", failed.status, failed.trouble) from None
                 tries += not waiting
                 if tries == self.config.attempts:
                     self._count(failed)
-                    raise Refused(f"{tries} attempts: {failed.problem}", failed.status) from None
+                    raise Refused(f"{tries} attempts: {failed.problem}", failed.status, failed.trouble) from None
                 if not waiting and tries % len(self._replicas) == 0:  # every server may have had it by now
                     doubled = self.config.pause * 2 ** (tries // len(self._replicas) - 1)
                     time.sleep(min(self.config.longest_pause, max(doubled, failed.wait)))

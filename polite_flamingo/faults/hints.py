@@ -32,9 +32,9 @@ HINTS: dict[str, str] = {
     "text_too_long": "the texts are far longer than a model reads: is the right column or field the text?",
     "unsupported": "the rows are of a kind that this source cannot read: --list shows the sources",
     "rewriting_failed": "the rewriter failed on good rows: the details give the model's error",
-    "refused": "the rewriter declined: another prompt or model may not; the details give its words",
-    "answer_cut": "the rewriter's answers end at the limit of tokens: raise rewriter.endpoint.max_tokens, or let a "
-    "model that reasons do less of it",
+    "refused": "the model declined: another prompt or model may not; the details give its words",
+    "answer_cut": "the model's answers end at the limit of tokens: raise its max_tokens (rewriter.endpoint, sampling, "
+    "judge.endpoint), or let a model that reasons do less of it",
     "answering_failed": "the model that answers failed: is its server reachable, and does it take such requests?",
     "equal_sides": "both answers of the pairs are the same text: is the right field the rejected one?",
     "swapped_sides": "the chosen answers have the lower scores: are chosen and rejected the right way round?",

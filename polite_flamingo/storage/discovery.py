@@ -26,8 +26,8 @@ from polite_flamingo.storage.user_paths import expanded, is_address, is_pattern,
 from polite_flamingo.text_files import read_text
 
 OUTPUT_FOLDERS = (
-    "scored", "pairs", "captions", "manifests", "quarantine", "keys", "near", "pf1m", "parquet", "verdicts", "exports",
-    "images", "journal", "engine", "answers", "index", "parts", "replay", "scratch",
+    "scored", "pairs", "samples", "rated", "captions", "manifests", "quarantine", "keys", "near", "pf1m", "parquet",
+    "verdicts", "exports", "images", "journal", "engine", "answers", "index", "parts", "replay", "scratch",
     "estimate",
 )  # fmt: skip
 """The folders that a job writes in its output folder."""

@@ -1,6 +1,7 @@
 """The output of a job: its files, which shards are finished, which rows were quarantined.
 
-    OUT/scored/NAME.ATTEMPT.tar       every sample of input shard NAME, rewritten and scored (OUT/pairs for distort)
+    OUT/scored/NAME.ATTEMPT.tar       every sample of input shard NAME, rewritten and scored (OUT/pairs for distort,
+                                      OUT/samples for sample, OUT/rated for rate)
     OUT/quarantine/NAME.ATTEMPT.jsonl rows that could not be read or processed, with reasons; absent if there are none
     OUT/keys/NAME.ATTEMPT.keys        digests of the samples' keys (`duplicates.py`)
     OUT/near/NAME.ATTEMPT.npz         signatures of texts and pictures (`near_duplicates/`), of a build
@@ -60,7 +61,8 @@ class OutputLayout:
 
     Attributes:
         root: the folder.
-        samples: name of the subfolder with processed samples: "scored", or "pairs" for a distortion.
+        samples: name of the subfolder with processed samples: "scored", "pairs" of a distortion, "samples" of sampled
+            answers, or "rated".
     """
 
     root: Location

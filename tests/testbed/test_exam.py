@@ -7,7 +7,8 @@ import random
 import pytest
 
 from polite_flamingo.testbed.shapes.captions import describe, hallucinated, terse_captions
-from polite_flamingo.testbed.shapes.exam import PARTS, Part, exam, mentioned, sentences
+from polite_flamingo.testbed.shapes.checks import mentioned, sentences
+from polite_flamingo.testbed.shapes.exam import PARTS, Part, exam
 from polite_flamingo.testbed.shapes.questions import KINDS, ask, follow_up
 from polite_flamingo.testbed.shapes.scene import any_scene, random_scene
 
@@ -85,7 +86,7 @@ def test_follow_ups_ask_no_kind_that_is_left_out() -> None:
 
 
 def test_second_turns_carry_the_first_question_the_picture_and_the_given_answer() -> None:
-    item = exam("again", 1)[0]
+    item = exam("second", 1)[0]
     sample = item.after("It is red.")
     sample.validate()
     assert sample.turns[0].response == "It is red." and len(sample.turns) == 2

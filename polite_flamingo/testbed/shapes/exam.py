@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,9 +23,9 @@ from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.instructions import with_image_marks as put
 from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, distinct_lines
 from polite_flamingo.testbed.shapes.captions import all_terse_changes, polite_change, terse_captions, terse_changes
+from polite_flamingo.testbed.shapes.checks import META, Check, plain
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.evaluation_sets import CROWDS, HELD_OUT
-from polite_flamingo.testbed.shapes.grammar import parse_sentence, true_of
 from polite_flamingo.testbed.shapes.instruct import WHY
 from polite_flamingo.testbed.shapes.questions import KINDS, Kind, Question, ask, follow_up
 from polite_flamingo.testbed.shapes.scene import Scene, random_change, random_scene
@@ -43,18 +42,26 @@ class Item:
     """One question with its check.
 
     Attributes:
-        sample: what the model is asked; its response is the annotation, its dataset the part of the exam.
+        sample: what the model is asked; its response is the annotation, its dataset the part of the exam. Its
+            `meta["shapes"]` is the check.
         kind: the kind of question.
-        right: whether an answer is right and says nothing false.
-        scene: the scene that is asked about; None if there is no picture.
+        check: what makes an answer right.
         next: the question that follows in the same conversation.
     """
 
     sample: Sample
     kind: str
-    right: Callable[[str], bool]
-    scene: Scene | None = None
+    check: Check
     next: Item | None = None
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene that is asked about; None if there is no picture."""
+        return self.check.scene
+
+    def right(self, text: str) -> bool:
+        """Whether an answer is right and says nothing false."""
+        return self.check.right(text)
 
     def after(self, answer: str) -> Sample:
         """Return the conversation in which `answer` was given and the next question is asked."""
@@ -69,16 +76,14 @@ def exam(part: Part, size: int, seed: int | str = 0) -> list[Item]:
     return [_MAKERS[part](rng, f"exam/{part}/{number}") for number in range(size)]
 
 
-def sentences(text: str, scene: Scene) -> list[bool]:
-    """Return for each sentence of a description whether the grammar knows it and `scene` makes it true."""
-    said = [s for p in text.split("\n\n") for s in p.strip().removesuffix(".").split(". ")]
-    claims = [parse_sentence(sentence) for sentence in said]
-    return [found is not None and all(true_of(claim, scene) for claim in found) for found in claims]
+def prompts(part: Part, size: int, seed: int | str = 0) -> list[Sample]:
+    """Return the samples of an exam, each with its check; of "second", both turns, the first with its right answer."""
+    return [item.after(_polite(item)) if item.next else item.sample for item in exam(part, size, seed)]
 
 
-def mentioned(text: str, scene: Scene) -> list[bool]:
-    """Return for each thing of `scene` whether a description names its colour and shape."""
-    return [thing.name in text for thing in scene.things]
+def _polite(item: Item) -> str:
+    assert item.check.question is not None
+    return item.check.question.polite()
 
 
 def _in(rng: random.Random, key: str) -> Item:
@@ -110,10 +115,11 @@ def _second(rng: random.Random, key: str) -> Item:
 def _described(rng: random.Random, key: str) -> Item:
     scene = random_scene(rng)
     captions = terse_captions(rng, scene)
-    sample = _sample(key, "captioning", rng.choice(INSTRUCTIONS["captioning"]), captions_and_boxes(captions), [scene])
+    asked = rng.choice(INSTRUCTIONS["captioning"])
+    check = Check(kind="description", scene=scene)
     return Item(
-        sample=sample, kind="description", scene=scene,
-        right=lambda text: all(sentences(text, scene)) and all(mentioned(text, scene)),
+        sample=_sample(key, "captioning", asked, captions_and_boxes(captions), [scene], check),
+        kind="description", check=check,
     )  # fmt: skip
 
 
@@ -121,19 +127,11 @@ def _changes(rng: random.Random, key: str) -> Item:
     scene = random_scene(rng)
     after, change = random_change(rng, scene)
     terse = terse_changes(rng, change)
-    right = {_plain(text) for text in (polite_change(change), *all_terse_changes(change))}
+    right = tuple(sorted({plain(text) for text in (polite_change(change), *all_terse_changes(change))}))
     asked = rng.choice(INSTRUCTIONS["change_captioning"])
-    sample = _sample(key, "change_captioning", asked, distinct_lines(terse), [scene, after])
-
-    def is_right(text: str) -> bool:
-        return {_plain(sentence) for sentence in re.split(r"\n|\. ", text)} <= right
-
-    return Item(sample=sample, kind="change", right=is_right, scene=scene)
-
-
-def _plain(sentence: str) -> str:
-    """Return a sentence without its capital and full stop, which templates add."""
-    return sentence.strip().removesuffix(".").lower()
+    check = Check(kind="change", scene=scene, sentences=right)
+    sample = _sample(key, "change_captioning", asked, distinct_lines(terse), [scene, after], check)
+    return Item(sample=sample, kind="change", check=check)
 
 
 def _text(rng: random.Random, key: str) -> Item:
@@ -142,8 +140,9 @@ def _text(rng: random.Random, key: str) -> Item:
     question = exchange.asked
     assert question is not None
     asked = f"{exchange.question}\n\n{exchange.given}"
-    sample = _sample(key, "text", asked, answer_response(exchange.answer), [])
-    return Item(sample=sample, kind=name, right=question.answered_by)
+    check = Check(kind="question", question=question)
+    sample = _sample(key, "text", asked, answer_response(exchange.answer), [], check)
+    return Item(sample=sample, kind=name, check=check)
 
 
 _MAKERS: dict[Part, Callable[[random.Random, str], Item]] = {
@@ -152,21 +151,21 @@ _MAKERS: dict[Part, Callable[[random.Random, str], Item]] = {
 
 
 def _asked(key: str, scene: Scene, question: Question, pictures: int = 1) -> Item:
-    sample = _sample(key, "vqa", question.text, answer_response(question.answer), [scene] * pictures)
-    return Item(sample=sample, kind=question.kind, scene=scene, right=lambda text: question.answered_by(text, scene))
+    check = Check(kind="question", scene=scene, question=question)
+    sample = _sample(key, "vqa", question.text, answer_response(question.answer), [scene] * pictures, check)
+    return Item(sample=sample, kind=question.kind, check=check)
 
 
 def _why(key: str, scene: Scene, question: Question) -> Item:
     raw = answer_response(question.answer, question.reason)
-    sample = _sample(key, "vqa_rationale", question.text + WHY, raw, [scene])
-    return Item(
-        sample=sample, kind="why", scene=scene, right=lambda text: question.answered_by(text, scene, reasoned=True)
-    )
+    check = Check(kind="question", scene=scene, question=question, reasoned=True)
+    return Item(sample=_sample(key, "vqa_rationale", question.text + WHY, raw, [scene], check), kind="why", check=check)
 
 
-def _sample(key: str, task: str, instruction: str, response: str, scenes: list[Scene]) -> Sample:
+def _sample(key: str, task: str, instruction: str, response: str, scenes: list[Scene], check: Check) -> Sample:
     return Sample(
         key=key, dataset=key.split("/")[1], task=task,
         turns=(Turn(instruction=put(instruction, images=len(scenes)) if scenes else instruction, response=response),),
         images=tuple(Image(extension="png", data=encode(draw(scene), "png")) for scene in scenes),
+        meta={META: check.to_record()},
     )  # fmt: skip

@@ -27,7 +27,8 @@ from polite_flamingo.filters.politeness import Politeness
 from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import FILE
 from polite_flamingo.sample import Sample
-from polite_flamingo.testbed.shapes.exam import PARTS, Item, exam, mentioned, sentences
+from polite_flamingo.testbed.shapes.checks import mentioned, sentences
+from polite_flamingo.testbed.shapes.exam import PARTS, Item, exam
 from polite_flamingo.testbed.shapes.scene import Scene
 from polite_flamingo.testbed.zoo.pairs import well_formed
 

@@ -1,0 +1,1 @@
+"""Judges of one interface: a rule, a reward model, or any chat model behind a server."""
