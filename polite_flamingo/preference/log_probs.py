@@ -81,3 +81,22 @@ def places(segment_N: Tensor, segments: int) -> Tensor:
     starts = counts.cumsum(0) - counts
     order = torch.arange(len(segment_N), device=segment_N.device)
     return order - starts[segment_N]
+
+
+def pair_weights(
+    segment_N: Tensor, tokens_G: Tensor, chosen_P: Tensor, rejected_P: Tensor, ld_alpha: float
+) -> Tensor:
+    """Return LD-DPO's weight of each token (arXiv 2409.06411): `ld_alpha` beyond the length that both answers reach.
+
+    Args:
+        segment_N: each token's segment.
+        tokens_G: number of tokens in each segment.
+        chosen_P, rejected_P: segments of each pair's answers; tokens of other segments weigh 1.
+        ld_alpha: the weight.
+    """
+    if ld_alpha == 1:
+        return torch.ones_like(segment_N, dtype=torch.float32)
+    shorter_P = torch.minimum(tokens_G[chosen_P], tokens_G[rejected_P])
+    reach_G = tokens_G.clone()
+    reach_G[chosen_P], reach_G[rejected_P] = shorter_P, shorter_P
+    return torch.where(places(segment_N, len(tokens_G)) < reach_G[segment_N], 1.0, ld_alpha)

@@ -51,28 +51,24 @@ class PairLogProbs:
         return self.rejected - self.ref_rejected
 
 
-def pair_losses(pairs: PairLogProbs, config: PreferenceConfig, kl: Tensor | None = None) -> Tensor:
+def pair_losses(pairs: PairLogProbs, config: PreferenceConfig, kl: Tensor | float = 0.0) -> Tensor:
     """Return the weighted sum of all losses but `sft`, for each pair (P,).
 
     Args:
         pairs: P pairs.
         config: which losses.
-        kl: KTO's estimate of the divergence from the reference, a number without gradient (`kl_estimate`).
+        kl: KTO's estimate of the divergence from the reference: the mean log-ratio of answers to other questions, at
+            least 0, without gradient.
     """
     total = torch.zeros_like(pairs.chosen)
     for name, weight in config.summands.items():
         if name == "kto":
-            total = total + weight * _kto(pairs, config, torch.zeros(()) if kl is None else kl)
+            total = total + weight * _kto(pairs, config, kl)
         elif name != "sft":
             total = total + weight * _PAIRWISE[name](pairs, config)
     if config.image_anchor:
         total = total + config.image_anchor * _image_anchor(pairs, config)
     return total
-
-
-def kl_estimate(unrelated: Tensor, ref_unrelated: Tensor) -> Tensor:
-    """Return KTO's estimate of the KL divergence, the mean log-ratio of answers to other questions; never below 0."""
-    return (unrelated - ref_unrelated).mean().clamp(min=0).detach()
 
 
 def rewards(pairs: PairLogProbs, config: PreferenceConfig) -> tuple[Tensor, Tensor]:
@@ -174,7 +170,7 @@ def _log1mexp(x: Tensor) -> Tensor:
     return torch.where(near, torch.log(-torch.expm1(high)), torch.log1p(-torch.exp(low)))
 
 
-def _kto(pairs: PairLogProbs, config: PreferenceConfig, kl: Tensor) -> Tensor:
+def _kto(pairs: PairLogProbs, config: PreferenceConfig, kl: Tensor | float) -> Tensor:
     """KTO with both answers of a pair as two examples (arXiv 2402.01306)."""
     chosen = config.desirable * torch.sigmoid(-config.beta * (pairs.c - kl))
     rejected = config.undesirable * torch.sigmoid(config.beta * (pairs.r - kl))
