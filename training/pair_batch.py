@@ -55,7 +55,8 @@ def pair_batch(
 
     Args:
         rows: rows of pairs.
-        sample_index_BS, loss_mask_BS: the rows as tensors, on the CPU.
+        sample_index_BS: the rows' sample indices as a tensor on the CPU, -1 in the padding.
+        loss_mask_BS: their loss masks, likewise.
         broken: keys of pairs to leave out.
         device: where to put the result.
     """

@@ -1,6 +1,6 @@
 """The loss of a micro-batch of preference pairs, and TRL's metrics, as one module that DDP and FSDP can wrap.
 
-The losses themselves are formulas (`polite_flamingo/preference/losses.py`); here the model gives them log-probabilities.
+The losses are formulas (`polite_flamingo/preference/losses.py`); here the model gives them log-probabilities.
 
 Shapes: B rows, S tokens, P pairs, G segments, N supervised tokens.
 """
@@ -114,7 +114,8 @@ class ModelWithPreferences(nn.Module):
             head = self.model.lang_encoder.get_output_embeddings()
             scores = token_scores(states_BSD[:, :-1][supervised_BS], head, batch.ids_BS[:, 1:][supervised_BS])
         segment_N = pairs.segment_BS[:, 1:][supervised_BS]
-        weights_N = pair_weights(segment_N, pairs.tokens_G, *pairs.sides_4P[:2], self.config.ld_alpha)
+        chosen_P, rejected_P = pairs.sides_4P[0], pairs.sides_4P[1]
+        weights_N = pair_weights(segment_N, pairs.tokens_G, chosen_P, rejected_P, self.config.ld_alpha)
         sums_G = sums(scores.log_probs * weights_N, segment_N, len(pairs.tokens_G))
         return _Scored(sums_G=sums_G, scores=scores, segment_N=segment_N)
 

@@ -126,8 +126,8 @@ def compute(
     broken = [key for _, keys in every for key in keys]
     if broken:
         raise ValueError(
-            f"the start model gives the pair {broken[0]} a log-probability that is NaN or infinite ({len(broken)} pairs "
-            "in all); check its weights, or set training.dtype to float32"
+            f"the start model gives the pair {broken[0]} a log-probability that is NaN or infinite "
+            f"({len(broken)} pairs in all); check its weights, or set training.dtype to float32"
         )
     reference = Reference(folder / FILE, {digest: values for part, _ in every for digest, values in part.items()})
     _save_on_rank_0(reference, ranks)

@@ -131,9 +131,7 @@ class Stages:
     sft: StageConfig = SUPERVISED
 
 
-StageName = Literal[
-    "polite", "clever-1", "clever-2", "clever-3", "polite-gen2", "dpo", "rejection", "steerlm", "sft"
-]
+StageName = Literal["polite", "clever-1", "clever-2", "clever-3", "polite-gen2", "dpo", "rejection", "steerlm", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)

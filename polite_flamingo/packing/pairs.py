@@ -80,7 +80,10 @@ def pair_piece(
     Args:
         sample: the pair; its earlier turns are context.
         choice: which sides.
-        tokenizer, window, bos, attention: as for `pieces.sample_piece`.
+        tokenizer: the model's tokenizer.
+        window: maximum tokens of all sides together.
+        bos: as `PackingConfig.bos`.
+        attention: the model's attention semantics.
 
     Raises:
         BadSample: it is not a pair of different answers, or no row can hold it.

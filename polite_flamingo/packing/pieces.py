@@ -62,7 +62,8 @@ def sample_piece(
     """Encode a sample for training on its responses.
 
     Args:
-        sample, choice: the sample, and which of its texts to use.
+        sample: the sample.
+        choice: which of its texts to use.
         tokenizer: the model's tokenizer.
         window: maximum tokens.
         bos: as `PackingConfig.bos`.

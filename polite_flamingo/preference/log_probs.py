@@ -36,7 +36,9 @@ class TokenScores:
     correct: Tensor
 
 
-def token_scores(states_ND: Tensor, head: nn.Module, targets_N: Tensor, chunk_logits: int = CHUNK_LOGITS) -> TokenScores:
+def token_scores(
+    states_ND: Tensor, head: nn.Module, targets_N: Tensor, chunk_logits: int = CHUNK_LOGITS
+) -> TokenScores:
     """Return the scores of the target tokens.
 
     Args:
@@ -83,15 +85,14 @@ def places(segment_N: Tensor, segments: int) -> Tensor:
     return order - starts[segment_N]
 
 
-def pair_weights(
-    segment_N: Tensor, tokens_G: Tensor, chosen_P: Tensor, rejected_P: Tensor, ld_alpha: float
-) -> Tensor:
+def pair_weights(segment_N: Tensor, tokens_G: Tensor, chosen_P: Tensor, rejected_P: Tensor, ld_alpha: float) -> Tensor:
     """Return LD-DPO's weight of each token (arXiv 2409.06411): `ld_alpha` beyond the length that both answers reach.
 
     Args:
         segment_N: each token's segment.
         tokens_G: number of tokens in each segment.
-        chosen_P, rejected_P: segments of each pair's answers; tokens of other segments weigh 1.
+        chosen_P: segment of each pair's chosen answer.
+        rejected_P: segment of the rejected one; tokens of all other segments weigh 1.
         ld_alpha: the weight.
     """
     if ld_alpha == 1:

@@ -14,8 +14,8 @@ WITHOUT_REFERENCE = frozenset({"simpo", "orpo", "sft"})
 """Losses of the policy's log-probabilities alone."""
 
 Side = Literal["chosen", "rejected", "anchor", "unrelated"]
-"""What a segment of a packed row holds. "anchor" is the chosen answer to a cropped picture (mDPO), "unrelated" an answer
-to another question (the KL term of KTO)."""
+"""What a segment of a packed row holds. "anchor" is the chosen answer to a cropped picture (mDPO), "unrelated" an
+answer to another question (the KL term of KTO)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +23,19 @@ class PreferenceConfig:
     """The loss of a preference stage: a weighted sum, named as in TRL's DPOTrainer. The default is DPO.
 
     Attributes:
-        loss: the summands: sigmoid (DPO), hinge, ipo, robust, bco_pair, apo_zero, apo_down, sppo_hard, simpo, orpo, kto,
-            or sft (mean cross-entropy of the chosen answers' tokens).
+        loss: the summands: sigmoid (DPO), hinge, ipo, robust, bco_pair, apo_zero, apo_down, sppo_hard, simpo, orpo,
+            kto, or sft (mean cross-entropy of the chosen answers' tokens).
         weights: one weight per summand; () for 1 each. MPO is [sigmoid, bco_pair, sft] with [0.8, 0.2, 1.0].
         beta: scale of the implicit rewards; the strength of the odds ratio in ORPO. Paper: 0.1.
         label_smoothing: `robust` only: the share of pairs that are assumed to be swapped.
         gamma: `simpo` only: the margin that is aimed at.
         desirable, undesirable: `kto` only: weights of the chosen and of the rejected answers.
-        length_penalty: R-DPO's alpha, per token by which the chosen answer is longer; applies to sigmoid, hinge, robust.
+        length_penalty: R-DPO's alpha, per token by which the chosen answer is longer; for sigmoid, hinge and robust.
         ld_alpha: LD-DPO's alpha: weight of the tokens beyond the length of the shorter answer; 1 weighs all alike.
         image_anchor: weight of mDPO's two terms, which punish a policy that ignores the picture; 0 turns them off.
         reference: "precomputed": log-probabilities of the start model, computed once before the first update.
-            "adapter_off": computed in each update by the same model without its LoRA; twice the forward passes, no file.
+            "adapter_off": computed in each update by the same model without its LoRA: no file, but twice the forward
+            passes.
     """
 
     loss: tuple[LossName, ...] = ("sigmoid",)

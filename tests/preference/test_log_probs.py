@@ -50,7 +50,9 @@ def test_chunks_change_neither_scores_nor_gradients() -> None:
         head.weight.grad = None
         scores = token_scores(leaf, head, targets, chunk)
         (scores.log_probs * torch.arange(9)).sum().backward()
-        found.append([scores.log_probs, scores.entropy, scores.mean_logits, scores.correct, leaf.grad, head.weight.grad])
+        found.append(
+            [scores.log_probs, scores.entropy, scores.mean_logits, scores.correct, leaf.grad, head.weight.grad]
+        )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     logits = states @ head.weight.T
@@ -74,7 +76,9 @@ class LowRank(nn.Module):
 def tiny_llama(case: dict[str, Any]) -> tuple[nn.Module, list[LowRank]]:
     """The language model of the golden file with its LoRA (r 2, alpha 4); its weights are a formula."""
     repair_torchvision()
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**case["config"], attn_implementation="eager")).double()
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**case["config"], attn_implementation="eager")
+    ).double()
     model.requires_grad_(False)
     for number, (name, parameter) in enumerate(sorted(model.named_parameters())):
         if "norm" in name:

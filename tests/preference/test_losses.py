@@ -1,4 +1,4 @@
-"""The losses, their metrics and their gradients are TRL's to the ninth digit; golden.json was made by TRL's own code."""
+"""Losses, metrics and gradients are TRL's to the ninth digit; golden.json was made by TRL's own code."""
 
 from __future__ import annotations
 

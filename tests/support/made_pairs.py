@@ -17,7 +17,11 @@ def make_pair(number: int, pictures: int, *, turns: int = 1) -> Sample:
     sample = make_sample(number, pictures)
     words = " ".join(["a man", "he is", "running", "he runs and runs"][: 1 + number % 4])
     earlier = tuple(
-        Turn(instruction="<image>" * (pictures if turn == 0 else 0) + f"Who is {turn}?", response="The man.", learned=False)
+        Turn(
+            instruction="<image>" * (pictures if turn == 0 else 0) + f"Who is {turn}?",
+            response="The man.",
+            learned=False,
+        )
         for turn in range(turns - 1)
     )
     last = sample.turns[0] if turns == 1 else Turn(instruction=f"What is {number}?", response="Answer: a man")

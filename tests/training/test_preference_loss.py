@@ -31,9 +31,7 @@ ISOLATED = PackingConfig(window=512, max_images=12, fill="best_fit", join="isola
 PAIRS = [make_pair(n, n % 3, turns=1 + (n == 4)) for n in range(6)]
 CONFIGS = {
     **{name: PreferenceConfig(loss=(name,), reference="adapter_off") for name in LOSSES},  # type: ignore[arg-type]
-    "mpo": PreferenceConfig(
-        loss=("sigmoid", "bco_pair", "sft"), weights=(0.8, 0.2, 1.0), reference="adapter_off"
-    ),
+    "mpo": PreferenceConfig(loss=("sigmoid", "bco_pair", "sft"), weights=(0.8, 0.2, 1.0), reference="adapter_off"),
     "mdpo, lengths": PreferenceConfig(image_anchor=1.0, length_penalty=0.01, ld_alpha=0.5, reference="adapter_off"),
 }
 

@@ -112,9 +112,7 @@ def save_lora(model: FlamingoModel, folder: str | Path, *, merged: str | Path = 
             key = f"{_PREFIX}{name.replace('.decoder_layer.', '.')}.{side}.weight"
             tensors[key] = getattr(layer, side)["default"].weight.detach().cpu().contiguous()
     if merged:
-        tensors, settings = _stacked(
-            (_read_adapter(Path(merged)), read_settings(Path(merged))), (tensors, settings)
-        )
+        tensors, settings = _stacked((_read_adapter(Path(merged)), read_settings(Path(merged))), (tensors, settings))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
