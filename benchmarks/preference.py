@@ -249,8 +249,7 @@ def batches(setting: Setting, known: dict[str, list[float]] | None = None) -> It
 
     from polite_flamingo.packing.bin_packing import FILLS
     from polite_flamingo.packing.pack import _row
-    from polite_flamingo.packing.pairs import PackedPair
-    from polite_flamingo.packing.pieces import Piece, Tokens
+    from polite_flamingo.packing.pieces import PackedPair, Piece, Tokens
     from training.loss import make_batch
 
     class NoPictures:

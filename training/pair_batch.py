@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.packing.pack import PackedRow
-from polite_flamingo.packing.pairs import PackedPair
+from polite_flamingo.packing.pieces import PackedPair
 from polite_flamingo.preference.loss_config import Side
 
 SIDES: tuple[Side, ...] = ("chosen", "rejected", "anchor", "unrelated")

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.bin_packing import FILLS
 from polite_flamingo.packing.chat_turns import AS_ANNOTATED, ResponseChoice
-from polite_flamingo.packing.pairs import PackedPair, PairChoice, pair_piece
-from polite_flamingo.packing.pieces import Piece, sample_piece
+from polite_flamingo.packing.pairs import PairChoice, pair_piece
+from polite_flamingo.packing.pieces import PackedPair, Piece, sample_piece
 from polite_flamingo.sample import BadSample, Sample
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from polite_flamingo.conversations import polite_text
 from polite_flamingo.packing.chat_turns import EncodedTurn, encode, exchanges
-from polite_flamingo.packing.pieces import Piece, Tokens, tokens_of, within
+from polite_flamingo.packing.pieces import PackedPair, Piece, Tokens, tokens_of, within
 from polite_flamingo.preference.loss_config import Side
 from polite_flamingo.sample import BadSample, Sample
 
@@ -38,25 +38,6 @@ class PairChoice:
     def pictures(self) -> int:
         """How often the row holds each image of the pair: whole, and cropped for the anchor."""
         return 2 if "anchor" in self.sides else 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedPair:
-    """A pair in a row.
-
-    Attributes:
-        key: the sample's key.
-        digest: of the key and all token ids; finds the reference's log-probabilities of just these tokens.
-        segments: index of each side (`PackedRow.sample_index`).
-    """
-
-    key: str
-    digest: str
-    segments: dict[Side, int] = field(default_factory=dict)
-
-    def after(self, count: int) -> PackedPair:
-        """Return the pair behind `count` other segments."""
-        return replace(self, segments={side: index + count for side, index in self.segments.items()})
 
 
 def chosen_answer(sample: Sample) -> str:

@@ -14,11 +14,11 @@ from polite_flamingo.packing.chat_turns import (
     image_numbers,
     prompt_ids,
 )
+from polite_flamingo.preference.loss_config import Side
 from polite_flamingo.sample import BadSample, Sample
 
 if TYPE_CHECKING:  # the tokenizer imports torch, which `--help` does not need
     from polite_flamingo.flamingo.model.tokenization import Tokenizer
-    from polite_flamingo.packing.pairs import PackedPair
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,25 @@ class Tokens:
     loss_mask: list[bool] = field(default_factory=list)
     image_numbers: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedPair:
+    """A pair in a row.
+
+    Attributes:
+        key: the sample's key.
+        digest: of the key and all token ids; finds the reference's log-probabilities of just these tokens.
+        segments: index of each side (`PackedRow.sample_index`).
+    """
+
+    key: str
+    digest: str
+    segments: dict[Side, int] = field(default_factory=dict)
+
+    def after(self, count: int) -> PackedPair:
+        """Return the pair behind `count` other segments."""
+        return replace(self, segments={side: index + count for side, index in self.segments.items()})
 
 
 @dataclass(frozen=True)
