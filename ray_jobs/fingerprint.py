@@ -189,6 +189,9 @@ def training_hash(
     """
     recipe = dataclasses.asdict(training.stage(stage))
     del recipe["micro_batch"]
+    for name, default in (("fresh_lora", False), ("preference", None)):  # so that folders of earlier versions go on
+        if recipe[name] == default:
+            del recipe[name]
     decides = {
         "version": RESULTS_VERSION,
         "stage": stage,

@@ -3,6 +3,8 @@
     polite-flamingo train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs/pairs --out out/polite
     polite-flamingo train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
         --data.pf1m out/demo/pf1m --out out/clever-2
+    polite-flamingo train --profile profiles/tiny.yaml --stage dpo --init out/clever-3/model \\
+        --data.pairs out/pairs/pairs --out out/dpo
 
     OUT/model        the result: `--rewriter.flamingo.folder OUT/model`
     OUT/checkpoints  what the same command resumes from, whatever ended it
@@ -25,6 +27,7 @@ from typing import Any
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location, location
@@ -52,7 +55,7 @@ class TrainConfig:
         stage: what is trained and how, see training.stages.
         data: the mixture by name: `--data.text out/text` for a folder of shards, or with options
             `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
-            whatever protocol is given.
+            whatever protocol is given. dpo, rejection, steerlm and sft read what `polite-flamingo pair` made.
         out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
         init: OUT/model of the previous stage, or its address; "" starts from training.base.
         training: the stages, and what they have in common.
@@ -81,6 +84,7 @@ def train(config: TrainConfig) -> None:
     shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
+    config.training.stage(config.stage).refuse_start(opened(start))
     models = base_fingerprints(start)
     layout = OutputLayout(root=location(config.out).absolute())
     job = ResumableJob(
@@ -115,6 +119,8 @@ def mixture_of(config: TrainConfig) -> dict[str, Ingredient]:
     for name, given in sorted(config.data.items()):
         ingredient = Ingredient(shards=given) if isinstance(given, str) else given
         ingredient = replace(ingredient, shards=str(location(ingredient.shards).absolute()))
+        if config.training.stage(config.stage).preference is not None and ingredient.protocol == "rewriting":
+            raise ValueError(f"data {name!r}: stage {config.stage} learns pairs of answers; leave protocol out")
         if config.stage in ("polite", "polite-gen2"):
             ingredient = replace(ingredient, protocol="rewriting", response="rewritten")
         found[name] = ingredient
@@ -176,6 +182,7 @@ def run(
             "updates": lines[-1]["step"] if lines else 0,
             "window": config.training.stage(config.stage).packing.window,
             "restarts": len(failures(out)),
+            "metrics": {name: lines[-1][name] for name in sorted(log.METRICS) if lines and name in lines[-1]},
             "started": began,
         }
 
@@ -219,6 +226,7 @@ def summary(stage: str, stats: Mapping[str, Any], out: Location) -> str:
     rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
     share = tokens / max(1, rows * stats["window"])
     losses = stats["first_loss"], stats["last_loss"]
+    rewards = {name: value for name, value in stats.get("metrics", {}).items() if name.startswith("rewards/")}
     table = [
         ("updates", f"{stats['updates']:,}"),
         ("samples", f"{stats['samples']:,} in {rows:,} packed rows"),
@@ -229,6 +237,7 @@ def summary(stage: str, stats: Mapping[str, Any], out: Location) -> str:
         ("fill", f"{share:.1%} of the packed rows"),
         ("speed", f"{tokens / seconds:,.0f} tokens/s, {stats['trained_tokens'] / seconds:,.0f} trained"),
         ("loss", " → ".join("none" if loss is None else f"{loss:.4f}" for loss in losses)),
+        *((name, f"{value:.4f} in the last update") for name, value in rewards.items()),
         ("restarts", f"{stats['restarts']:,}"),
         ("model", str(out / "model")),
     ]

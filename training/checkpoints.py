@@ -217,7 +217,9 @@ def _saved(optimizer: Mapping[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Location, *, tuned: Sequence[Part]) -> None:
+def save_model(
+    model: FlamingoModel, config: FlamingoConfig, folder: Location, *, tuned: Sequence[Part], merged: bool = False
+) -> None:
     """Write a model folder that `FlamingoConfig(folder=…)` loads.
 
     Args:
@@ -226,21 +228,25 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Location, *
             changed is written.
         folder: where to write. A stage writes the same bytes whenever it ends, and flamingo.yaml last.
         tuned: the parts that this stage tuned; `config` names those of earlier stages.
+        merged: whether the LoRA that `config` names was merged before the attached one was added. An adapter's folder
+            is written together with the new one; one in the checkpoints stays there.
     """
     names = tuple(name for name in config.checkpoints if Path(name).name != TUNED_FILE)
     parts = set(tuned) - {"lora"}
     if names != config.checkpoints:
         parts |= set(CONNECTOR)
-    if config.lora_in_checkpoint:
+    in_checkpoint = config.lora_in_checkpoint is not None and not config.lora and not merged
+    if in_checkpoint:
         parts.add("lora")
-    adapter = bool(lora_layers(model)) and not config.lora_in_checkpoint
+    adapter = bool(lora_layers(model)) and not in_checkpoint
     with tempfile.TemporaryDirectory() as scratch:
         new = Path(scratch)
         try:
             if parts:
                 save_flamingo(model, new / TUNED_FILE, parts=sorted(parts))
             if adapter:
-                save_lora(model, new / LORA_FOLDER)
+                before = hub.resolve(config.lora) if merged and config.lora else ""
+                save_lora(model, new / LORA_FOLDER, merged=before)
         except SafetensorError as error:  # what its writer raises where the disk is full
             raise OSError(str(error)) from error
         for path in filter(Path.is_file, sorted(new.rglob("*"))):

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.conversations import is_rewritten
 from polite_flamingo.packing.chat_turns import ResponseChoice
-from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
-from polite_flamingo.sample import Sample
+from polite_flamingo.packing.pack import Choice, Packed, PackingConfig, Skipped, pack
+from polite_flamingo.packing.pairs import PairChoice, chosen_answer
+from polite_flamingo.preference.loss_config import Side
+from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard
@@ -100,6 +102,7 @@ class PackedData:
         attention: the model's attention semantics, which decide which image a token attends to.
         seed: seed for the order of samples and shards.
         shards_a_group: shards that are shuffled and packed together.
+        sides: what to pack of each preference pair; () for samples that are not pairs.
     """
 
     mixture: Mapping[str, Ingredient]
@@ -108,21 +111,28 @@ class PackedData:
     attention: Attention
     seed: int = 0
     shards_a_group: int = 8
+    sides: tuple[Side, ...] = ()
 
     def pack(self, group: Group, epoch: int) -> Packed:
         """Read the shards of a group and pack their samples; what cannot be read is counted with its reason."""
         rng = random.Random(f"pack/{self.seed}/{epoch}/{group.number}")
         samples: list[Sample] = []
-        choices: list[ResponseChoice] = []
+        choices: list[Choice] = []
         unreadable: list[Skipped] = []
         for name, path in group.shards:
             ingredient = self.mixture[name]
+            taken: list[Sample] = []
             for row in read_shard(path):
                 if not isinstance(row, Sample):
                     unreadable.append(Skipped(key=row.key or row.payload, reason=row.reason, detail=row.detail))
                 elif takes_part(row.key, ingredient.fraction, self.seed):
-                    samples.append(row)
-                    choices.append(_response_choice(row, ingredient))
+                    taken.append(row)
+            samples += taken
+            choices += (
+                _pair_choices(taken, self.sides)
+                if self.sides
+                else [_response_choice(sample, ingredient) for sample in taken]
+            )
         packed = pack(samples, self.tokenizer, self.packing, self.attention, rng, choices)
         packed.skipped += unreadable
         return packed
@@ -132,6 +142,23 @@ def _response_choice(sample: Sample, ingredient: Ingredient) -> ResponseChoice:
     if ingredient.protocol == "chat" and not is_rewritten(sample):
         return ResponseChoice(protocol="chat", response="raw")
     return ResponseChoice(protocol=ingredient.protocol, response=ingredient.response)
+
+
+def _pair_choices(shard: Sequence[Sample], sides: tuple[Side, ...]) -> list[PairChoice]:
+    """Return what to pack of each pair of a shard.
+
+    The unrelated answer is the next pair's, so it is the same whichever shards are packed together.
+    """
+    answers = [_answer(sample) if "unrelated" in sides else "" for sample in shard]
+    others = [*answers[1:], *answers[:1]] if len(shard) > 1 else [""] * len(shard)
+    return [PairChoice(sides=sides, unrelated=other) for other in others]
+
+
+def _answer(sample: Sample) -> str:
+    try:
+        return chosen_answer(sample)
+    except BadSample:
+        return ""  # packing counts it with its reason
 
 
 def takes_part(key: str, fraction: float, seed: int) -> bool:

@@ -39,4 +39,8 @@ def freeze_untuned(model: FlamingoModel, stage: StageConfig) -> dict[str, nn.Par
             module.float()  # the gates' stream is float32; on a CPU a norm must not be narrower
     model.train()
     model.vision_encoder.eval()
+    if stage.preference is not None:  # the policy must start as the reference, to the last digit
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     return tuned

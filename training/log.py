@@ -32,6 +32,14 @@ SCALARS = {
 }
 """Fields of a line -> their names in TensorBoard."""
 
+METRICS = frozenset(
+    {
+        "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+        "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy",
+    }
+)  # fmt: skip
+"""What TRL logs of a preference stage, and by its names."""
+
 
 class TrainingLog:
     """Writes the log of a run; only rank 0 has one."""
@@ -47,7 +55,9 @@ class TrainingLog:
     def add(self, update: Update) -> None:
         """Write an update. Raises OSError if the disk is full."""
         seconds = max(update.seconds, 1e-9)
-        line = dataclasses.asdict(update) | {
+        line = dataclasses.asdict(update)
+        line |= line.pop("metrics")
+        line |= {
             "tokens_per_second": round(update.tokens / seconds, 1),
             "trained_tokens_per_second": round(update.trained_tokens / seconds, 1),
             "time": time.time(),
@@ -130,7 +140,8 @@ def _event(line: Mapping[str, Any]) -> bytes:
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
-    values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in SCALARS.items()]
+    tags = SCALARS | {name: f"train/{name}" for name in line if name in METRICS}
+    values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in tags.items()]
     return _record(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)).SerializeToString())
 
 

@@ -1,7 +1,8 @@
 """The training loop: updates, checkpoints and resume, for every stage and any number of ranks. It does not use Ray.
 
 An update takes `stage.batch` rows over all ranks. Its loss is the cross-entropy over supervised tokens, divided by
-their number over all ranks and micro-batches, so neither packing nor the number of ranks changes the weight of a token.
+their number over all ranks and micro-batches, so neither packing nor the number of ranks changes the weight of a token;
+likewise the loss of a preference stage is divided by the number of pairs (`preference_loss.py`).
 Ranks run out of rows at different times: a rank without rows contributes batches without loss until all are done.
 
 The learning rate is a function of the share of groups that are done, so nothing has to be counted beforehand.
@@ -21,14 +22,16 @@ from torch import Tensor, nn
 
 from polite_flamingo.packing.pack import Packed, PackedRow
 from polite_flamingo.storage.location import Location
-from training import checkpoints
+from training import checkpoints, reference
 from training.data import LocalStream
 from training.distributed import ONE_PROCESS, Ranks, whole
 from training.features import Features
 from training.freezing import freeze_untuned
 from training.loss import Batch, ModelWithLoss, make_batch
 from training.optimiser import Optimiser, learning_rate
+from training.preference_loss import ModelWithPreferences
 from training.progress import Position, Totals, Update
+from training.reference import Reference
 from training.stages import StageConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -77,12 +80,19 @@ class TrainingLoop:
             model.lang_encoder.gradient_checkpointing_enable({"use_reentrant": False})
         self.features = Features(model, config.features_bytes)
         self.empty = self._empty()
-        module = ModelWithLoss(model, isolated=stage.packing.join == "isolated", dtype=dtype)
-        self.module = ranks.wrap(module, list(model.lang_encoder._get_decoder_layers()))
+        self.objective: ModelWithLoss | ModelWithPreferences = (
+            ModelWithLoss(model, isolated=stage.packing.join == "isolated", dtype=dtype)
+            if stage.preference is None
+            else ModelWithPreferences(model, stage.preference, dtype=dtype)
+        )
+        self.module = ranks.wrap(self.objective, list(model.lang_encoder._get_decoder_layers()))
         if ranks.sharded:  # sharding replaced the parameters
             self.tuned = dict(zip(self.tuned, (p for p in model.parameters() if p.requires_grad), strict=True))
         self.optimiser = Optimiser(stage, self.tuned)
         self.position, self.totals, self.done = Position(), Totals(), 0
+        self.reference: Reference | None = None  # before the model is no longer the start model
+        if stage.preference is not None and stage.preference.needs_reference and not stage.switches_off:
+            self.reference = self._reference()
         self._resume()
 
     def _empty(self) -> Tensor:
@@ -97,6 +107,15 @@ class TrainingLoop:
             "pixels": (1, 3, *tower.image_size),
         }
         return torch.zeros(shapes[self.features.kind], dtype=weight.dtype, device=weight.device)
+
+    def _reference(self) -> Reference:
+        found = reference.read(self.folder, resumed=checkpoints.newest(self.folder) is not None)
+        every = self.ranks.gather(found is not None)  # all ranks read it, or all compute it
+        if found is not None and all(every):
+            return found
+        return reference.compute(
+            self.module, self.stream, self._batch, self.folder, micro_batch=self.stage.micro_batch, ranks=self.ranks
+        )
 
     def _resume(self) -> None:
         if self.ranks.rank == 0:
@@ -178,17 +197,18 @@ class TrainingLoop:
         batches = [self._batch(piece) for piece in pieces]
         counts = self.ranks.sum(
             [
-                sum(int(batch.loss_mask_BS[:, 1:].sum()) for batch in batches),
                 self._share,
                 len(rows),
-                sum(len(row.keys) for row in rows),
+                sum(row.samples for row in rows),
                 sum(len(row.ids) for row in rows),
                 sum(len(batch.broken) for batch in batches),
+                *(sum(each) for each in zip(*map(self.objective.counts, batches), strict=True)),
             ]
         )
-        trained, share = counts[0], counts[1] / self.ranks.size
-        row_count, samples, tokens, broken = map(int, counts[2:])
-        loss, accuracy, losses = self._backward(batches, trained)
+        share = counts[0] / self.ranks.size
+        row_count, samples, tokens, broken = map(int, counts[1:5])
+        divisors = counts[5:]
+        loss, metrics, losses = self._backward(batches, divisors)
         norm = self.optimiser.norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimiser.clear()
@@ -203,42 +223,53 @@ class TrainingLoop:
             epoch=share * self.stage.epochs,
             progress=share,
             loss=loss,
-            accuracy=accuracy,
+            accuracy=metrics[0],
             learning_rate=rate,
             gradient_norm=norm,
             rows=row_count,
             samples=samples,
             tokens=tokens,
-            trained_tokens=int(trained),
+            trained_tokens=int(divisors[0]),
             fill=tokens / max(1, row_count * self.stage.packing.window),
             seconds=time.perf_counter() - started,
+            metrics=dict(zip(self.objective.metrics, metrics, strict=False)),
         )
         self.totals.add(update)
         self.totals.broken_images += broken
         self.on_update(update)
 
-    def _backward(self, batches: list[Batch], trained: float) -> tuple[float, float, list[Tensor]]:
-        """Accumulate the gradient of all micro-batches, divided by the `trained` tokens of all ranks.
+    def _backward(self, batches: list[Batch], divisors: Sequence[float]) -> tuple[float, list[float], list[Tensor]]:
+        """Accumulate the gradient of all micro-batches.
+
+        Args:
+            batches: this rank's micro-batches.
+            divisors: what the sums are divided by, over all ranks (`counts` of the objective).
 
         Returns:
-            Mean loss and accuracy over all ranks, and the summed loss of each micro-batch on this rank.
+            Mean loss and metrics over all ranks, and the summed loss of each micro-batch on this rank.
         """
         ranks = self.ranks
         if ranks.sharded:  # every rank must take part in the same collectives
             most = max(ranks.gather(len(batches)))
             batches = batches + [self._batch([]) for _ in range(most - len(batches))]
-        sums = torch.zeros(2, device=ranks.device)
+        if self.stage.preference is not None and "kto" in self.stage.preference.loss:
+            kl = reference.kl_term(self.module, batches, ranks)
+            batches = [replace(batch, kl=kl) for batch in batches]
+        term_divisors = [max(1.0, divisors[place]) for place in self.objective.term_counts]
+        all_divisors = term_divisors + [max(1.0, divisors[place]) for place in self.objective.metric_counts]
+        weights = torch.tensor([ranks.size / divisor for divisor in term_divisors], device=ranks.device)
+        sums = torch.zeros(len(all_divisors), device=ranks.device)
         losses: list[Tensor] = []
         for number, batch in enumerate(batches):
             # DDP averages gradients over the ranks in the backward pass, which only the last micro-batch needs
             local = number < len(batches) - 1 and isinstance(self.module, nn.parallel.DistributedDataParallel)
             with self.module.no_sync() if local else nullcontext():
-                summed, correct = self.module(batch)
-                (summed * (ranks.size / max(1.0, trained))).backward()
-            losses.append(summed.detach())
-            sums += torch.stack([summed.detach(), correct.float()])
-        loss, accuracy = (value / max(1.0, trained) for value in ranks.sum(sums.tolist()))
-        return loss, accuracy, losses
+                terms, metrics = (found.reshape(-1) for found in self.module(batch))
+                (terms * weights).sum().backward()
+            losses.append(terms.detach().sum())
+            sums += torch.cat([terms.detach(), metrics.float()])
+        means = [value / divisor for value, divisor in zip(ranks.sum(sums.tolist()), all_divisors, strict=True)]
+        return sum(means[: len(term_divisors)]), means[len(term_divisors) :], losses
 
     def _count(self, begun: Sequence[Packed]) -> None:
         """Count what packing left out or cut, over all ranks."""
@@ -249,9 +280,11 @@ class TrainingLoop:
             self.totals.skipped.update(skipped)
 
     def _batch(self, rows: list[PackedRow]) -> Batch:
-        return make_batch(
-            rows, self.features, empty=self.empty, pad_id=self.model.tokenizer.pad_id, device=self.ranks.device
-        )
+        batch = make_batch(
+            rows, self.features, empty=self.empty, pad_id=self.model.tokenizer.pad_id, device=self.ranks.device,
+            pairs=self.stage.preference is not None,
+        )  # fmt: skip
+        return batch if self.reference is None else self.reference.given(batch)
 
     def _where(self, rows: list[PackedRow], suspects: list[PackedRow], loss: float, norm: float) -> str:
         """Return the error message, the same on every rank. It blames micro-batches whose own loss is not finite."""

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from polite_flamingo.packing.pack import PackedRow
 from polite_flamingo.sample import BadSample
 from training.features import Features
+from training.pair_batch import PairBatch, pair_batch
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -37,6 +38,8 @@ class Batch:
         vision: latents (B, T, L, D), patch tokens (B, T, 1, V, D) or pixels (B, T, 1, 3, H, W); slots without an image
             are zero.
         broken: samples whose image did not decode; their tokens carry no loss.
+        pairs: the preference pairs of the rows, in a preference stage.
+        kl: KTO's estimate of the divergence from the reference.
     """
 
     ids_BS: Tensor
@@ -45,15 +48,32 @@ class Batch:
     sample_index_BS: Tensor
     vision: Tensor
     broken: tuple[str, ...] = ()
+    pairs: PairBatch | None = None
+    kl: float = 0.0
 
 
 class ModelWithLoss(nn.Module):
-    """The model and its loss, as one module that DDP and FSDP can wrap."""
+    """The model and its loss, as one module that DDP and FSDP can wrap.
+
+    Attributes:
+        metrics: names of the metrics that are logged besides loss and accuracy.
+        metric_counts: which of the `counts` each metric is divided by; the first one is the accuracy.
+        term_counts: which of the `counts` each summand of the loss is divided by.
+    """
+
+    metrics: tuple[str, ...] = ()
+    metric_counts: tuple[int, ...] = (0,)
+    term_counts: tuple[int, ...] = (0,)
 
     def __init__(self, model: FlamingoModel, *, isolated: bool, dtype: torch.dtype):
         """Args: isolated: samples in a row do not attend to each other. dtype: dtype of products, under autocast."""
         super().__init__()
         self.model, self._isolated, self._dtype = model, isolated, dtype
+
+    @staticmethod
+    def counts(batch: Batch) -> list[float]:
+        """Return what sums over a batch are divided by: supervised tokens."""
+        return [int(batch.loss_mask_BS[:, 1:].sum())]
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return cross-entropy summed over supervised tokens (with gradient), and how many were predicted correctly."""
@@ -95,7 +115,9 @@ def isolation(sample_index_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
     return mask[:, None], place_S - start_BS
 
 
-def make_batch(rows: Sequence[PackedRow], features: Features, *, empty: Tensor, pad_id: int, device: str) -> Batch:
+def make_batch(
+    rows: Sequence[PackedRow], features: Features, *, empty: Tensor, pad_id: int, device: str, pairs: bool = False
+) -> Batch:
     """Turn rows into tensors on `device`. Without rows, the batch has no loss: a rank that has run out gets it.
 
     Args:
@@ -104,6 +126,7 @@ def make_batch(rows: Sequence[PackedRow], features: Features, *, empty: Tensor, 
         empty: zeros in the shape of one image's features.
         pad_id: token that fills the rows.
         device: the model's device.
+        pairs: the rows hold preference pairs.
     """
     rows = rows or [PackedRow(ids=[pad_id] * 2, loss_mask=[False] * 2, image_numbers=[0] * 2, sample_index=[-1] * 2)]
     paddings = {"ids": pad_id, "loss_mask": False, "image_numbers": 0, "sample_index": -1}
@@ -124,9 +147,11 @@ def make_batch(rows: Sequence[PackedRow], features: Features, *, empty: Tensor, 
                     broken.append(row.keys[sample])
             else:
                 vision[place][slot] = one
+    found_pairs = pair_batch(rows, sample_index, loss_mask, broken, device) if pairs else None
     stacked = torch.stack([torch.stack(row) for row in vision])
     to = {"device": device, "non_blocking": True}
     return Batch(
         ids_BS=ids.to(**to), loss_mask_BS=loss_mask.to(**to), image_numbers_BS=image_numbers.to(**to),
         sample_index_BS=sample_index.to(**to), vision=stacked.to(**to), broken=tuple(dict.fromkeys(broken)),
+        pairs=found_pairs,
     )  # fmt: skip

@@ -34,14 +34,15 @@ class Update:
         step: number of updates done, including this one.
         epoch: the epoch as a number with its fraction.
         progress: share of the stage that is done, in the middle of this update.
-        loss: mean cross-entropy of a supervised token, in nats.
-        accuracy: share of supervised tokens predicted correctly.
+        loss: mean cross-entropy of a supervised token, in nats; in a preference stage the mean loss of a pair.
+        accuracy: share of supervised tokens predicted correctly; in a preference stage of the chosen answers' tokens.
         learning_rate: learning rate of this update.
         gradient_norm: norm of the gradient before clipping.
         rows, samples: how many it trained on.
         tokens, trained_tokens: tokens in the rows, without padding, and how many of them are supervised.
         fill: share of tokens that are not padding, with rows padded to the window.
         seconds: time since the previous update.
+        metrics: further figures by the names that TRL gives them.
     """
 
     step: int
@@ -57,6 +58,7 @@ class Update:
     trained_tokens: int
     fill: float
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

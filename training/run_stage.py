@@ -58,6 +58,7 @@ def train_stage(
     stage = config.stage(name)
     dtype = choose_dtype(config.dtype, torch.device(ranks.device).type)
     start = opened(start)
+    stage.refuse_start(start)
     model = start_model(start, stage, seed=config.seed, dtype=dtype).to(ranks.device)
     data = PackedData(
         mixture=mixture,
@@ -66,6 +67,7 @@ def train_stage(
         attention=model.attention,
         seed=config.seed,
         shards_a_group=config.shards_a_group,
+        sides=stage.preference.sides if stage.preference is not None else (),
     )
     folder = out / "checkpoints"
     stream = stream_of(data, ranks.rank, ranks.size)
@@ -85,17 +87,19 @@ def train_stage(
         found = checkpoints.newest(folder)
         assert found is not None
         found.load(freeze_untuned(model, stage))
-        checkpoints.save_model(model, start, out / "model", tuned=stage.tune)
+        checkpoints.save_model(model, start, out / "model", tuned=stage.tune, merged=stage.fresh_lora)
     return totals
 
 
 def start_model(start: FlamingoConfig, stage: StageConfig, *, seed: int, dtype: torch.dtype) -> FlamingoModel:
     """Load the model that a stage starts from, on the CPU, with LoRA attached: its own, or a new one to tune.
 
+    With `stage.fresh_lora` its own is merged.
+
     Raises:
         ValueError: see `checkpoint.load_flamingo`.
     """
-    model = load_flamingo(start, merge=False, dtype=dtype)
+    model = load_flamingo(start, merge=stage.fresh_lora, dtype=dtype)
     if "lora" in stage.tune and not lora_layers(model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -69,7 +69,7 @@ class FlamingoConfig:
             Any other missing part is an error.
         lora: a peft adapter folder, "" for none.
         lora_in_checkpoint: set if the checkpoints contain LoRA tensors (`clever_flamingo.pt`), since a state dict does
-            not tell their rank and alpha.
+            not tell their rank and alpha. With `lora` as well, it is merged first: the adapter was trained on top.
         attention: "v2" (text sees the preceding image) or "v1" (the published Polite and Clever weights).
         tokenization: "legacy_llama" reproduces the slow LLaMA tokenizer of transformers 4.28, as used by v1 weights.
         cross_attn_every_n_layers: a gated cross-attention block precedes every n-th decoder layer.

@@ -9,7 +9,8 @@ one is meant. So the paper fills the window with further samples as later turns 
   their `<image>` tags, which then attend evenly to all images in the row;
 - rows may be filled by best fit, and samples may share a row without attending to each other (`join="isolated"`);
 - text attends only to images of its own sample;
-- a turn with `Turn.learned` False is context: it is not supervised.
+- a turn with `Turn.learned` False is context: it is not supervised;
+- a preference pair takes several places of a row (`pairs.py`).
 
 What cannot be packed is counted with its reason (`Skipped`). `bin_packing.py` decides which samples share a row.
 Nothing here decodes an image, shuffles shards or builds a tensor (`training/` does).
@@ -22,24 +23,20 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.bin_packing import FILLS
-from polite_flamingo.packing.chat_turns import (
-    AS_ANNOTATED,
-    EncodedTurn,
-    ResponseChoice,
-    encode,
-    exchanges,
-    image_numbers,
-    prompt_ids,
-)
+from polite_flamingo.packing.chat_turns import AS_ANNOTATED, ResponseChoice
+from polite_flamingo.packing.pairs import PairChoice, pair_piece
+from polite_flamingo.packing.pieces import PackedPair, Piece, sample_piece
 from polite_flamingo.sample import BadSample, Sample
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
+
+Choice = ResponseChoice | PairChoice
 
 ALIKE = 64
 """How many rows of similar length follow each other with `group_by_length`: a few micro-batches."""
@@ -95,9 +92,10 @@ class PackedRow:
         ids: token ids.
         loss_mask: whether predicting this token is supervised.
         image_numbers: number of the image that the position attends to: 1 is the row's first, 0 is none.
-        sample_index: index of the token's sample in the row.
-        images: encoded bytes, in the order of the `<image>` tokens.
-        keys: keys of the samples, in order.
+        sample_index: index of the token's sample in the row; each side of a pair counts as a sample here.
+        images: encoded bytes, in the order of the `<image>` tokens; the sides of a pair share theirs.
+        keys: key of the sample at each index.
+        pairs: the preference pairs in the row, if it consists of pairs.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -106,6 +104,12 @@ class PackedRow:
     sample_index: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    pairs: list[PackedPair] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the row; a pair is one."""
+        return len(self.pairs) or len(self.keys)
 
 
 @dataclass(kw_only=True)
@@ -150,7 +154,7 @@ def pack(
     config: PackingConfig,
     attention: Literal["v1", "v2"],
     rng: random.Random,
-    choice: ResponseChoice | Sequence[ResponseChoice] = AS_ANNOTATED,
+    choice: Choice | Sequence[Choice] = AS_ANNOTATED,
 ) -> Packed:
     """Pack every sample into exactly one row, or skip it. A pure function of its arguments and of the state of `rng`.
 
@@ -162,12 +166,13 @@ def pack(
         rng: orders samples, rows, and the samples within a row.
         choice: which texts of the samples to use: one for all, or one per sample.
     """
-    choices = [choice] * len(samples) if isinstance(choice, ResponseChoice) else choice
+    choices = [choice] * len(samples) if isinstance(choice, ResponseChoice | PairChoice) else choice
     packed = Packed(window=config.window)
     pieces = []
     for sample, chosen in zip(samples, choices, strict=True):
-        if len(sample.images) > config.max_images:
-            detail = f"{len(sample.images)} images, but a row holds at most {config.max_images}"
+        images = len(sample.images) * (chosen.pictures if isinstance(chosen, PairChoice) else 1)
+        if images > config.max_images:
+            detail = f"{images} images, but a row holds at most {config.max_images}"
             packed.skipped.append(Skipped(key=sample.key, reason="too_many_images", detail=detail))
             continue
         try:
@@ -195,81 +200,25 @@ def pack(
     return packed
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """A sample in one of its two forms (see `_Piece`)."""
-
-    ids: list[int]
-    loss_mask: list[bool]
-    image_numbers: list[int]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A sample ready for any place in a row: `opening` begins a conversation, `later` continues one."""
-
-    key: str
-    opening: _Tokens
-    later: _Tokens
-    images: list[bytes]
-    cut: bool
-
-    def __len__(self) -> int:
-        return len(self.later.ids)
-
-
-def _piece(
-    sample: Sample, choice: ResponseChoice, tokenizer: Tokenizer, config: PackingConfig, attention: str
-) -> _Piece:
+def _piece(sample: Sample, choice: Choice, tokenizer: Tokenizer, config: PackingConfig, attention: str) -> Piece:
     """Encode a sample. Raises `BadSample` if no row can hold it."""
-    sample.validate()
-    whole = encode(exchanges(sample, choice), tokenizer, config.bos)
-    turns = _within(whole, config.window)
-    if not turns:
-        size = len(whole[0].prompt)
-        raise BadSample("text_too_long", f"{sample.key}: the prompt has {size} tokens, the window only {config.window}")
-    if not any(turn.learned for turn in turns):
-        learned = next(number for number, turn in enumerate(whole) if turn.learned)
-        raise BadSample("text_too_long", f"{sample.key}: turn {learned}, the first to learn, lies beyond the window")
-    opening = later = _tokens(turns, tokenizer, attention)
-    if config.join == "multi_turn" and config.fill != "alone":
-        again = exchanges(sample, choice, first=False)[0]
-        prompt = prompt_ids(again, tokenizer, begin=config.bos == "every")
-        later = _tokens([replace(turns[0], prompt=prompt), *turns[1:]], tokenizer, attention)
-    images = [image.data for image in sample.images[: sum(turn.images for turn in turns)]]
-    return _Piece(sample.key, opening, later, images, cut=sum(map(len, turns)) < sum(map(len, whole)))
+    if isinstance(choice, PairChoice):
+        return pair_piece(sample, choice, tokenizer, config.window, config.bos, attention)
+    joins = config.join == "multi_turn" and config.fill != "alone"
+    return sample_piece(sample, choice, tokenizer, config.window, config.bos, attention, joins=joins)
 
 
-def _within(turns: Sequence[EncodedTurn], window: int) -> list[EncodedTurn]:
-    """Return the turns that fit; the last response may be cut. A prompt with none of its response is dropped."""
-    kept: list[EncodedTurn] = []
-    room = window
-    for turn in turns:
-        room -= len(turn.prompt)
-        if room < 1:
-            break
-        kept.append(replace(turn, target=turn.target[:room]))
-        room -= len(turn.target)
-    return kept
-
-
-def _tokens(turns: Sequence[EncodedTurn], tokenizer: Tokenizer, attention: str) -> _Tokens:
-    ids: list[int] = []
-    loss_mask: list[bool] = []
-    for turn in turns:
-        ids += [*turn.prompt, *turn.target]
-        loss_mask += [False] * len(turn.prompt) + [turn.learned] * len(turn.target)
-    return _Tokens(ids, loss_mask, image_numbers(turns, tokenizer.image_id, attention))
-
-
-def _row(members: Sequence[_Piece]) -> PackedRow:
+def _row(members: Sequence[Piece]) -> PackedRow:
     row = PackedRow()
-    for index, piece in enumerate(members):
-        tokens = piece.later if index else piece.opening
+    for place, piece in enumerate(members):
+        tokens = piece.later if place else piece.opening
+        before = len(row.keys)
         row.ids += tokens.ids
         row.loss_mask += tokens.loss_mask
         row.image_numbers += [number + len(row.images) if number else 0 for number in tokens.image_numbers]
-        row.sample_index += [index] * len(tokens.ids)
+        row.sample_index += [before + index for index in tokens.segment]
         row.images += piece.images
-        row.keys.append(piece.key)
+        row.keys += [piece.key] * piece.segments
+        if piece.pair is not None:
+            row.pairs.append(piece.pair.after(before))
     return row

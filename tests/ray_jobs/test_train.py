@@ -20,6 +20,7 @@ from safetensors.torch import load
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.packing.pack import PackingConfig
+from polite_flamingo.preference.loss_config import PreferenceConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import write_run
@@ -144,6 +145,11 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: TrainConfig, tm
     assert "3 workers for a batch of 2 rows" in refused(workers=WorkersConfig(count=3))
     assert "workers.gpus 0" in refused(training=replace(job.training, device="cuda"))
     muon = replace(STAGES, clever_1=replace(STAGES.clever_1, optimizer="muon"))
+    off = replace(STAGES, dpo=replace(STAGES.dpo, preference=PreferenceConfig(reference="adapter_off")))
+    adapted = replace(job.training, stages=off, base=replace(job.training.base, lora="some/adapter"))
+    assert "would compare with the base model" in refused(stage="dpo", training=adapted)
+    drafts = {"pairs": replace(job.data["seen"], protocol="rewriting")}
+    assert "stage dpo learns pairs of answers" in refused(stage="dpo", data=drafts)
     assert "fsdp divides" in refused(
         training=replace(job.training, stages=muon), workers=WorkersConfig(count=2, parallel="fsdp")
     )
@@ -158,6 +164,29 @@ def test_a_mixture_of_which_nothing_is_left_is_no_success(
     with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
         train.train(replace(job, out=str(tmp_path / "out")))
     assert not (tmp_path / "out" / "stats.json").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_pairs_are_packed_by_ray_tasks_and_what_the_policy_gained_is_told_at_the_end(
+    job: TrainConfig, pair_mixture, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = StageConfig(
+        tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=4, preference=PreferenceConfig(),
+        packing=PackingConfig(window=400, max_images=8, fill="best_fit", join="isolated"),
+    )  # fmt: skip
+    dpo = replace(
+        job, stage="dpo", data=dict(pair_mixture), out=str(tmp_path / "out"), workers=replace(job.workers, count=1),
+        training=replace(job.training, stages=replace(STAGES, dpo=stage)),
+    )  # fmt: skip
+    train.train(dpo)
+    lines = log.read(location(tmp_path / "out"))
+    assert sum(line["samples"] for line in lines) == 24 and lines[-1]["rewards/margins"] > 0
+    alone = run_rank(
+        ONE_PROCESS, RankJob(config=dpo.training, stage="dpo", mixture=pair_mixture, out=tmp_path / "alone")
+    )
+    assert [line["loss"] for line in lines] == pytest.approx([update.loss for update in alone], rel=1e-4)
+    assert f"{lines[-1]['rewards/margins']:.4f} in the last update" in capsys.readouterr().out
 
 
 def test_polite_stages_learn_to_rewrite(job: TrainConfig) -> None:

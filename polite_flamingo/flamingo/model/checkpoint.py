@@ -52,12 +52,11 @@ def load_flamingo(
     config = opened(config)
     model = build_flamingo(config, dtype=dtype)
     _refuse_random_parts(config)
-    if config.lora and config.lora_in_checkpoint:
-        raise ValueError("a Flamingo takes one LoRA: set either lora (an adapter folder) or lora_in_checkpoint")
     if config.lora_in_checkpoint:
         add_lora(model, config.lora_in_checkpoint)
     load_weights(model, [hub.resolve(name) for name in config.checkpoints], omits=config.checkpoint_omits)
     if config.lora:
+        merge_lora(model)  # the one in the checkpoints, if any: `lora` was trained on top of it
         load_lora(model, hub.resolve(config.lora))
     if merge:
         merge_lora(model)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,8 +76,28 @@ def lora_layers(model: FlamingoModel) -> dict[str, nn.Module]:
     return {name: module for name, module in model.lang_encoder.named_modules() if isinstance(module, LoraLayer)}
 
 
-def save_lora(model: FlamingoModel, folder: str | Path) -> None:
+@contextmanager
+def without_lora(model: FlamingoModel) -> Iterator[None]:
+    """Within the block, run the model as if no LoRA was attached; its weights and gradients are not touched."""
+    scales = [layer.scaling for layer in lora_layers(model).values()]
+    before = [dict(scale) for scale in scales]
+    try:
+        for scale in scales:
+            scale.update(dict.fromkeys(scale, 0.0))
+        yield
+    finally:
+        for scale, values in zip(scales, before, strict=True):
+            scale.update(values)
+
+
+def save_lora(model: FlamingoModel, folder: str | Path, *, merged: str | Path = "") -> None:
     """Write the attached LoRA as a peft adapter of the plain language model.
+
+    Args:
+        model: the model.
+        folder: where to write.
+        merged: folder of an adapter that was merged before the attached one was added, "" for none. Both are written as
+            one adapter whose rank is the sum of theirs, which is exact: B A + D C = [B D] [A; C].
 
     Raises:
         ValueError: no LoRA is attached (it may have been merged).
@@ -89,6 +111,8 @@ def save_lora(model: FlamingoModel, folder: str | Path) -> None:
         for side in ("lora_A", "lora_B"):
             key = f"{_PREFIX}{name.replace('.decoder_layer.', '.')}.{side}.weight"
             tensors[key] = getattr(layer, side)["default"].weight.detach().cpu().contiguous()
+    if merged:
+        tensors, settings = _stacked((_read_adapter(Path(merged)), read_settings(Path(merged))), (tensors, settings))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
@@ -105,6 +129,32 @@ def save_lora(model: FlamingoModel, folder: str | Path) -> None:
         "inference_mode": True,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _stacked(*adapters: tuple[dict[str, torch.Tensor], LoraSettings]) -> tuple[dict[str, torch.Tensor], LoraSettings]:
+    """Return one adapter that adds what all of them add; its scale alpha / r is 1."""
+    plain = [({_plain_key(key): one.float() for key, one in state.items()}, given) for state, given in adapters]
+    names = {key.rsplit(".lora_", 1)[0] for state, _ in plain for key in state}
+    rank = sum(given.r for _, given in plain)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted(names):
+        down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        shape = next((state[down].shape[1], state[up].shape[0]) for state, _ in plain if down in state)
+        parts = [
+            (state[down], state[up] * (given.alpha / given.r))
+            if down in state  # a layer that only another one adapts
+            else (torch.zeros(given.r, shape[0]), torch.zeros(shape[1], given.r))
+            for state, given in plain
+        ]
+        tensors[down] = torch.cat([one for one, _ in parts]).contiguous()
+        tensors[up] = torch.cat([one for _, one in parts], dim=1).contiguous()
+    targets = sorted({name.rsplit(".", 1)[-1] for name in names})
+    return tensors, LoraSettings(r=rank, alpha=rank, targets=tuple(targets), dropout=plain[-1][1].dropout)
+
+
+def _plain_key(key: str) -> str:
+    """Return the name of an adapter's tensor as `save_lora` writes it."""
+    return key.replace(".decoder_layer.", ".").replace(".default.weight", ".weight")
 
 
 def load_lora(model: FlamingoModel, folder: str | Path) -> None:
