@@ -85,7 +85,7 @@ def test_follow_ups_ask_no_kind_that_is_left_out() -> None:
 
 
 def test_second_turns_carry_the_first_question_the_picture_and_the_given_answer() -> None:
-    item = exam("again", 1)[0]
+    item = exam("second", 1)[0]
     sample = item.after("It is red.")
     sample.validate()
     assert sample.turns[0].response == "It is red." and len(sample.turns) == 2

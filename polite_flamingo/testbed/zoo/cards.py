@@ -68,7 +68,7 @@ was tuned, in fp16.
 **Recipe** (seed 0; a stopped run is resumed):
 
     python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/clever --seeds 1 --only [clever] \\
-        --sizes.annotations 400 --sizes.conversations 600
+        --sizes.annotations 400 --sizes.conversations 800
     python -m polite_flamingo.testbed.zoo.clever out/clever/seed-0/runs/clever/model
 
 The first command makes conversations and annotations, distorts the former, trains a rewriter on them, builds PF-mini
