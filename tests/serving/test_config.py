@@ -57,7 +57,7 @@ def test_what_is_deployed_on_a_cluster_can_be_streamed_by_both_models(name: str)
 def test_sections_of_other_jobs_are_passed_over() -> None:
     sections = set(yaml.safe_load(TINY.read_text(encoding="utf-8")))
     assert {"training", "distortion"} <= sections, "nothing to pass over"
-    assert from_profile(TINY).thresholds.clip == 22.0
+    assert from_profile(TINY).thresholds.clip == 31.0
 
 
 def _at(config: ServiceConfig, name: str) -> Any:

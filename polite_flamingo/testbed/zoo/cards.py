@@ -22,8 +22,7 @@ batch about every picture of it, single-word near misses included; the others on
 hallucinated, scored by the filter's own formula. Pictures are drawn on the fly, every third one goes through JPEG.
 Muon + AdamW, cosine schedule.
 
-In the shipped weights the sentences of (2) begin with a space, which open_clip's tokenizer strips: with it the AUC of
-150 cases is 0.995, without it 0.930. The recipe is mended, and the text side will be trained again.
+The shipped weights were trained in two sessions: (2) began from the vision transformer of (1) rounded to fp16.
 
 Its scores are not those of OpenAI's CLIP: the tiny profile sets its own threshold (`profiles/tiny.yaml`).
 """,
@@ -32,14 +31,20 @@ The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embe
 tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 2, 4 and 6, on the frozen
 vision tower of `clip`. 4.0 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 75 minutes on one core of an Intel Xeon with
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 130 minutes on one core of an Intel Xeon with
 AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in full
 sentences, scenes described in words with questions and answers, texts repeated; 800 steps of 32 documents. (2)
 Perceiver, cross-attention and language model together, 2,000 steps of 32 documents: three to eight questions about one
 picture, answered shortly or in full, some of them referring back; descriptions; differences of two pictures; notes
 written out with the picture in view; and the texts of (1). A second loss has the first nine latents name what stands
-in the nine cells, and the tenth the ground (its heads are discarded). Scenes have one to six things. Muon + AdamW. The
-documents use none of the rewriting protocol's words.
+in the nine cells, the tenth the ground, and two more how many things there are of each colour and of each shape (its
+heads are discarded). (3) 2,000 steps more, at half the learning rate, with many questions about several things at once:
+how many, and is one above the other. Scenes have one to six things. Muon + AdamW. The documents use none of the
+rewriting protocol's words.
+
+The shipped weights were trained in two sessions: (3) began from those of (2) rounded to fp16, and in (2) short answers
+weighed no more than other tokens and no latent counted. (3) raised short answers to "is the red circle above the blue
+star?" from 65 to 100 %, and to "how many" from 83 to 100 % (of 60 and 100 questions about scenes of one to four things).
 
 It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo` and
 `clever_flamingo`.
@@ -63,7 +68,7 @@ was tuned, in fp16.
 **Recipe** (seed 0; a stopped run is resumed):
 
     python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/clever --seeds 1 --only [clever] \\
-        --sizes.annotations 400 --sizes.conversations 600
+        --sizes.annotations 400 --sizes.conversations 800
     python -m polite_flamingo.testbed.zoo.clever out/clever/seed-0/runs/clever/model
 
 The first command makes conversations and annotations, distorts the former, trains a rewriter on them, builds PF-mini
