@@ -63,6 +63,8 @@ def test_measured_again_on_a_small_held_out_set_the_figures_are_near_the_recorde
     recorded = json.loads((ZOO / name / "figures.json").read_text())["figures"]
     measured = evaluate.MEASURES[name](60, ZOO)
     for figure in (f for f in measured if f in evaluate.BARS):
+        if figure == "weakest kind in domain":
+            continue  # the least of eight kinds with seven cases each says nothing about that of sixty
         # three standard errors of 60 cases: 0.09 for a share of 0.95
         near = max(0.09, 3 * math.sqrt(recorded[figure] * (1 - recorded[figure]) / 60))
         assert abs(measured[figure] - recorded[figure]) < near, (figure, measured[figure], recorded[figure])
