@@ -32,8 +32,8 @@ tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention 
 vision tower of `clip`. 4.0 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
 **Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 130 minutes on one core of an Intel Xeon
-with AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in full
-sentences, scenes described in words with questions and answers, texts repeated; 800 steps of 32 documents. (2)
+with AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in
+full sentences, scenes described with questions and answers, texts repeated; 800 steps of 32 documents. (2)
 Perceiver, cross-attention and language model together, 2,000 steps of 32 documents: three to eight questions about one
 picture, answered shortly or in full, some of them referring back; descriptions; differences of two pictures; notes
 written out with the picture in view; and the texts of (1). A second loss has the first nine latents name what stands
