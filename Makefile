@@ -35,7 +35,7 @@ demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the
 demo-real: setup  ## optional: rewrite excerpts of real datasets (SAMPLES) with a real model (MODEL); downloads 1.5 GB into out/models
 	$(BIN)/polite-flamingo demo-real --samples $(SAMPLES) --model $(MODEL)
 
-paper: setup  ## repeat the paper on drawn scenes, five seeds, within an hour; ends with the path of its report
+paper: setup  ## repeat the paper on drawn scenes, five seeds, one to two hours; ends with the path of its report
 	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)
 
 serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C

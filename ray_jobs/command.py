@@ -45,7 +45,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "try it": {
         "demo": ("ray_jobs.demo", "build a small dataset from generated scenes, without a network"),
         "demo-real": ("ray_jobs.demo_real", "rewrite excerpts of real datasets with a real model (downloads 1.5 GB)"),
-        "paper": ("ray_jobs.paper", "repeat the paper's experiments with tiny models, within an hour"),
+        "paper": ("ray_jobs.paper", "repeat the paper's experiments with tiny models, one to two hours"),
     },
 }
 """Group -> name -> module and what it does."""

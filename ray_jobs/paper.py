@@ -1,4 +1,4 @@
-"""Repeat the paper's experiments on generated scenes with tiny models and five seeds, within an hour on 2 cores.
+"""Repeat the paper's experiments on generated scenes with tiny models and five seeds, in one to two hours on 2 cores.
 
     polite-flamingo paper --profile profiles/tiny.yaml --out out/paper
 

@@ -59,15 +59,15 @@ class Sizes:
         rewritten: unseen annotations of each of the seven datasets that both generations of the rewriter rewrite.
     """
 
-    annotations: int = 240
-    conversations: int = 240
+    annotations: int = 120
+    conversations: int = 160
     questions: int = 1000
-    changes: int = 300
-    descriptions: int = 120
+    changes: int = 200
+    descriptions: int = 100
     rewritten: int = 40
 
     def __post_init__(self) -> None:
-        """Raise ValueError if there are fewer than are needed."""
+        """Raise ValueError for a size that is too small."""
         for name, least in (("annotations", 9), ("rewritten", 9), ("conversations", 1), ("questions", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"sizes.{name} must be at least {least}, not {getattr(self, name)}")

@@ -12,13 +12,17 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from polite_flamingo.storage.store import READ_AHEAD, Entry, Store
 from polite_flamingo.storage.visibility import PathUnavailable, reaching
+
+LOCK_SECONDS = 10.0
+"""How long a swap waits for another one, which takes milliseconds unless its process was stopped in the middle."""
 
 _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
 
@@ -72,12 +76,17 @@ class Disk(Store):
         return True
 
     def swap(self, key: str, data: bytes, tag: str) -> str | None:
-        """Compare and replace under a lock beside the file."""
+        """Compare and replace under a lock beside the file.
+
+        Raises:
+            PathUnavailable: another process has held the lock for `LOCK_SECONDS`. Only its end or its waking frees it:
+                it may be about to replace the file.
+        """
         path = Path(key)
         if not path.exists():
             return None
         with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, path)
             found = self.head(key)
             if found is None or found.tag != tag:
                 return None
@@ -141,6 +150,20 @@ def sweep_temporary(folder: Path | str) -> list[Path]:
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
+
+
+def _lock(file: TextIO, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise PathUnavailable(
+                    f"a process has been changing {path} for {LOCK_SECONDS:.0f} s: it was probably stopped; let it go "
+                    "on (kill -CONT) or kill it"
+                ) from None
+        time.sleep(0.005)
 
 
 def _finish(file: BinaryIO, *, sync: bool) -> None:

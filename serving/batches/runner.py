@@ -128,7 +128,7 @@ class BatchRunner:
                     for job_id in queue:
                         if job_id not in running and len(running) < self._config.serving.batches.at_once:
                             lease = leases.setdefault(job_id, self._store.lease(job_id, self._lease_seconds))
-                            if await asyncio.to_thread(lease.attempt):
+                            if await self._attempt(job_id, lease):
                                 running[job_id] = asyncio.create_task(self._run_job(job_id, leases.pop(job_id)))
                 except PathUnavailable as error:
                     log.warning("bulk jobs wait: %s", error)
@@ -138,6 +138,14 @@ class BatchRunner:
             for task in running.values():
                 task.cancel()
             await asyncio.gather(*running.values(), return_exceptions=True)
+
+    async def _attempt(self, job_id: str, lease: Lease) -> bool:
+        """Try to take a job; one whose lease is stuck must not hold up the others."""
+        try:
+            return await asyncio.to_thread(lease.attempt)
+        except PathUnavailable as error:
+            log.warning("bulk job %s waits: %s", job_id, error)
+            return False
 
     async def _run_job(self, job_id: str, lease: Lease) -> None:
         """Run a job from its current status to its end, unless it is lost. Args: lease: on the job, just taken."""

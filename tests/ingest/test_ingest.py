@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import io
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as Pillow
 
 from polite_flamingo.ingest import ingest as module
 from polite_flamingo.ingest import parts
@@ -26,36 +21,13 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage import probe
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import read_quarantine_file
-from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
-
-QUESTIONS = 7
-MISSING = 2
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> SourceOptions:
-    """A CLEVR-like dataset of seven questions, two of which have no image."""
-    (tmp_path / "images").mkdir()
-    for number in range(QUESTIONS - MISSING):
-        buffer = io.BytesIO()
-        Pillow.new("RGB", (9, 9), (number, 0, 0)).save(buffer, "PNG")
-        (tmp_path / f"images/{number}.png").write_bytes(buffer.getvalue())
-    questions = [
-        {"question_index": n, "question": f"Is it {n}?", "answer": "yes", "image_filename": f"{n}.png", "split": "val"}
-        for n in range(QUESTIONS)
-    ]
-    (tmp_path / "q.json").write_text(json.dumps({"questions": questions}))
-    return SourceOptions(annotations=(tmp_path / "q.json",), images=tmp_path / "images")
-
-
-def config(raw: SourceOptions, out: Path, **more: object) -> IngestConfig:
-    return IngestConfig(source="clevr", options=raw, out=out, samples_per_shard=2, **more)  # type: ignore[arg-type]
+from tests.support.ingesting import MISSING, QUESTIONS, config
 
 
 def test_shards_are_cut_named_and_filled_in_order(raw: SourceOptions, tmp_path: Path) -> None:
@@ -345,91 +317,3 @@ def test_the_list_and_the_help_need_no_model_and_no_ray() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "levir_cc  (LEVIR-CC)" in shown and "captions_SPLIT2014.json" in shown
-
-
-def elsewhere(change: Callable[[], object]) -> Spread:
-    """A worker on another machine, where `change` has happened."""
-
-    def spread(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        change()
-        yield from map(function, jobs)
-
-    return spread
-
-
-@pytest.mark.parametrize("empty", [False, True], ids=["not there", "an empty folder, where nothing is mounted"])
-def test_images_that_a_worker_does_not_see_are_not_missing_rows(
-    raw: SourceOptions, tmp_path: Path, empty: bool
-) -> None:
-    assert raw.images is not None
-
-    def change() -> None:
-        (tmp_path / "images").rename(tmp_path / "elsewhere")
-        if empty:
-            (tmp_path / "images").mkdir()
-
-    with pytest.raises(OSError, match=r"clevr, part 0: .*/images/\d.png cannot be read on machine .*it does not exist"):
-        ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
-    with pytest.raises(ValueError, match=r"no \.tar shard"):
-        shard_names(str(tmp_path / "out"))
-    assert not (tmp_path / "out" / "quarantine").exists()
-    shutil.rmtree(tmp_path / "images", ignore_errors=True)
-    (tmp_path / "elsewhere").rename(tmp_path / "images")
-    again = ingest(config(raw, tmp_path / "out"))
-    assert (again.written, again.quarantined) == (QUESTIONS - MISSING, MISSING)
-
-
-def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
-    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = parts._rows_of_part
-
-    def unmounted(*arguments: Any) -> Iterator[Any]:
-        (tmp_path / "images").rename(tmp_path / "elsewhere")
-        (tmp_path / "images").mkdir()
-        yield from built(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parts, "_rows_of_part", unmounted)
-        with pytest.raises(OSError, match="it does not exist"):
-            ingest(config(raw, tmp_path / "out"))
-    assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.built"))
-    (tmp_path / "images").rmdir()
-    (tmp_path / "elsewhere").rename(tmp_path / "images")
-
-    opened = Path.open
-
-    def stale(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path.is_relative_to(tmp_path / "images"):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return opened(path, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", stale)
-        with pytest.raises(OSError, match="Stale file handle"):
-            ingest(config(raw, tmp_path / "out"))
-    assert ingest(config(raw, tmp_path / "out")).written == QUESTIONS - MISSING
-
-
-def test_a_worker_that_writes_to_another_disk_is_noticed(
-    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probe, "PATIENCE", 0.0)
-    work = tmp_path / "out" / "ingest" / "clevr"
-
-    def change() -> None:
-        work.rename(tmp_path / "of-the-driver")
-        work.mkdir()
-
-    with pytest.raises(OSError, match=rf"does not see in {work} what .* wrote there .*--out"):
-        ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
-
-
-def test_workers_get_relative_paths_as_absolute_ones(
-    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    near = SourceOptions(annotations=(Path("q.json"),), images=Path("images"))
-    result = ingest_all([config(near, Path("out"))], spread=elsewhere(lambda: os.chdir("/")))[0]
-    assert (result.written, result.quarantined) == (QUESTIONS - MISSING, MISSING)
-    assert result.shards[0] == location(tmp_path / "out" / "clevr-00000.tar")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import S3FileSystem
 
+from polite_flamingo.storage import disk
 from polite_flamingo.storage.bucket import Bucket, explained, get_bucket
 from polite_flamingo.storage.local_copy import local_copy
 from polite_flamingo.storage.location import Location, location
@@ -159,6 +161,19 @@ def test_swaps_lose_no_update(place: Location) -> None:
     for thread in threads:
         thread.join()
     assert (place / "count").read_bytes().split()[0] == b"20"
+
+
+def test_a_swap_does_not_wait_for_ever_for_a_stopped_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = location(tmp_path / "count")
+    place.put(b"0")
+    entry = place.head()
+    assert entry is not None
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.05)
+    with (tmp_path / ".count.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(PathUnavailable, match=r"changing .*count for .*kill -CONT"):
+            place.swap(b"1", entry.tag)
+    assert place.swap(b"1", entry.tag)
 
 
 def test_a_location_travels_without_its_credentials(place: Location) -> None:

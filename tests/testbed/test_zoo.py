@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,18 @@ import pytest
 import torch
 
 from polite_flamingo.hub import ZOO
+from polite_flamingo.testbed.shapes.grammar import parse, true_of
 from polite_flamingo.testbed.zoo import clever, evaluate, train
-from polite_flamingo.testbed.zoo.documents import Batches, notes_written_out, repeated, rewriting, seen_and_answered
+from polite_flamingo.testbed.zoo.cards import write_card
+from polite_flamingo.testbed.zoo.documents import (
+    ANSWER_WEIGHT,
+    Batches,
+    notes_written_out,
+    repeated,
+    rewriting,
+    seen_and_answered,
+    seen_and_compared,
+)
 from polite_flamingo.testbed.zoo.fitting import Checkpoint, Optimiser, run
 from polite_flamingo.testbed.zoo.judges import garble, nli_case
 from polite_flamingo.testbed.zoo.pairs import random_pair, well_formed
@@ -34,6 +45,17 @@ def test_all_weights_together_stay_under_40_megabytes_and_are_safetensors() -> N
     assert sum(file.stat().st_size for file in files) < 40e6
     weights = {file.suffix for file in files if file.stat().st_size > 200_000}
     assert weights == {".safetensors"}
+
+
+@pytest.mark.parametrize("name", sorted({*MODELS, CLEVER}))
+def test_a_card_on_disk_is_what_the_package_says_of_the_model_today(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    file, measured = ZOO / name / "figures.json", ""
+    if file.exists():
+        measured = evaluate.table(json.loads(file.read_text())["figures"])
+    write_card(tmp_path, name, "", "")
+    card = (ZOO / name / "README.md").read_text()
+    assert card.startswith((tmp_path / name / "README.md").read_text()) and card.rstrip().endswith(measured)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -63,6 +85,8 @@ def test_measured_again_on_a_small_held_out_set_the_figures_are_near_the_recorde
     recorded = json.loads((ZOO / name / "figures.json").read_text())["figures"]
     measured = evaluate.MEASURES[name](60, ZOO)
     for figure in (f for f in measured if f in evaluate.BARS):
+        if figure == "weakest kind in domain":
+            continue  # the least of eight kinds with seven cases each says nothing about that of sixty
         # three standard errors of 60 cases: 0.09 for a share of 0.95
         near = max(0.09, 3 * math.sqrt(recorded[figure] * (1 - recorded[figure]) / 60))
         assert abs(measured[figure] - recorded[figure]) < near, (figure, measured[figure], recorded[figure])
@@ -120,6 +144,35 @@ def test_batches_carry_loss_on_the_text_and_its_end_only() -> None:
             assert text and "###" not in text and "Question" not in text, "no prompt carries loss"
             answers.add(kept.count(tokenizer.eos_token_id))
     assert answers >= {1, 3}, "a quiz has several answers"
+
+
+def test_a_short_answer_weighs_as_much_as_a_sentence() -> None:
+    tokenizer = _tokenizer()
+    ids, weights, _ = Batches("any", {seen_and_answered: 1.0}, tokenizer, 16, prefix_weight=0.0)[0]
+    totals, total = [], 0.0
+    for token, weight in zip(ids.flatten().tolist(), weights.flatten().tolist(), strict=True):
+        total += weight
+        if weight and token == tokenizer.eos_token_id:
+            totals.append(total)
+            total = 0.0
+    assert min(totals) == pytest.approx(ANSWER_WEIGHT), "the shortest answers"
+    assert max(totals) > 1.5 * ANSWER_WEIGHT, "whole sentences"
+
+
+def test_a_quiz_about_several_things_looks_their_places_up_and_every_answer_is_true() -> None:
+    said = []
+    for seed in range(60):
+        document = seen_and_compared(random.Random(seed))
+        [scene] = document.scenes
+        for prefix, answer in document.parts:
+            said.append(prefix)
+            if found := re.search(r"Where is the (\w+ \w+)\?\nShort", prefix):
+                [place] = [thing.place for thing in scene.things if thing.name == found[1]]
+                assert answer == place
+            elif answer[0].isupper():
+                assert all(true_of(claim, scene) for claim in parse(answer) or [None]), (prefix, answer)
+    asked = "".join(said)
+    assert asked.count("How many") > 50 and asked.count("Is the") > 50 and asked.count("Where is the") > 50
 
 
 def test_a_batch_depends_on_its_number_only_so_that_a_resumed_run_sees_what_the_first_would_have_seen() -> None:

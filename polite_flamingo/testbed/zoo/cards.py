@@ -31,9 +31,9 @@ The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embe
 tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 2, 4 and 6, on the frozen
 vision tower of `clip`. 4.0 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 130 minutes on one core of an Intel Xeon with
-AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in full
-sentences, scenes described in words with questions and answers, texts repeated; 800 steps of 32 documents. (2)
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0; 130 minutes on one core of an Intel Xeon
+with AMX; a stopped run is resumed): (1) the language model alone, from random weights, on text: notes written out in
+full sentences, scenes described with questions and answers, texts repeated; 800 steps of 32 documents. (2)
 Perceiver, cross-attention and language model together, 2,000 steps of 32 documents: three to eight questions about one
 picture, answered shortly or in full, some of them referring back; descriptions; differences of two pictures; notes
 written out with the picture in view; and the texts of (1). A second loss has the first nine latents name what stands
@@ -44,7 +44,8 @@ rewriting protocol's words.
 
 The shipped weights were trained in two sessions: (3) began from those of (2) rounded to fp16, and in (2) short answers
 weighed no more than other tokens and no latent counted. (3) raised short answers to "is the red circle above the blue
-star?" from 65 to 100 %, and to "how many" from 83 to 100 % (of 60 and 100 questions about scenes of one to four things).
+star?" from 65 to 100 %, and to "how many" from 83 to 100 % (of 60 and 100 questions about scenes of one to four
+things).
 
 It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo` and
 `clever_flamingo`.

@@ -231,11 +231,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no model is called {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
     missed = 0
     for name in options.names or MEASURES:
-        figures = MEASURES[name](options.size, options.weights)
+        figures = {k: round(v, 4) for k, v in MEASURES[name](options.size, options.weights).items()}
         print(f"\n{name}: {options.size} held-out cases each, seed {SEED!r}\n{table(figures)}", flush=True)
         missed += sum(not passes(figure, value) for figure, value in figures.items() if figure in BARS)
         if options.write:
-            content = {"seed": SEED, "cases": options.size, "figures": {k: round(v, 4) for k, v in figures.items()}}
+            content = {"seed": SEED, "cases": options.size, "figures": figures}
             (options.weights / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
             cases = "questions of each part" if name == "clever_flamingo" else "cases each (classes a fifth of it)"
             measured = (

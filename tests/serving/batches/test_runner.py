@@ -22,7 +22,7 @@ from serving.batches.runner import BatchRunner
 from serving.batches.store import BatchStore, HeldJob
 from tests.support.bulk_site import Site, accounted, ended, line, run, site, start, upload
 from tests.support.patience import wait_until
-from tests.support.processes import builds_into, is_alive
+from tests.support.processes import builds_into, is_alive, killed_at_the_end, stop_outside_swaps
 from tests.support.run_batches import bulk_config, runner
 
 
@@ -40,6 +40,11 @@ def building(store: BatchStore, job_id: str, *before: psutil.Process) -> psutil.
     finished = job.status == "in_progress" and output_of(work).finished()
     new = [one for one in builds_into(str(work / "out")) if one not in before] if finished else []
     return new[0] if new else None
+
+
+def other_runner(service: Site) -> subprocess.Popen[bytes]:
+    """Start a runner in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(service.store.root)])
 
 
 def release(store: BatchStore, job_id: str) -> None:
@@ -135,12 +140,10 @@ def test_a_runner_that_is_killed_loses_no_line(in_a_bucket: Site) -> None:
     job, names = waiting_job(client)
     builds: list[psutil.Process] = []
     for _ in range(2):
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.support.run_batches", str(in_a_bucket.store.root)]
-        ) as killed:
+        with killed_at_the_end(other_runner(in_a_bucket)) as killed:
             wait_until(lambda: building(in_a_bucket.store, job.id, *builds))
             builds.append(building(in_a_bucket.store, job.id, *builds))  # type: ignore[arg-type]
-            killed.send_signal(signal.SIGKILL)
+            killed.kill()
         wait_until(lambda: not is_alive(builds[-1]))
 
     def finished() -> bool:
@@ -157,10 +160,10 @@ def test_a_runner_that_slept_past_its_lease_changes_nothing(shared: Site) -> Non
     """It is stopped before it has noticed that its build is done; meanwhile another runner ends the job."""
     client = shared.client()
     job, names = waiting_job(client)
-    with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(shared.store.root)]) as sleeper:
+    with killed_at_the_end(other_runner(shared)) as sleeper:
         wait_until(lambda: building(shared.store, job.id))
         build = building(shared.store, job.id)
-        sleeper.send_signal(signal.SIGSTOP)
+        stop_outside_swaps(psutil.Process(sleeper.pid), Path(str(shared.store.job_folder(job.id))))
         release(shared.store, job.id)
         wait_until(lambda: build is None or not is_alive(build))
         run(shared.config, ended(client, job))
@@ -171,7 +174,6 @@ def test_a_runner_that_slept_past_its_lease_changes_nothing(shared: Site) -> Non
         wait_until(ended(client, other))  # by the one who woke: nobody else is there
         assert accounted(client, job, names) == before
         assert [one.id for one in client.files.list() if one.id in files] == files
-        sleeper.kill()
 
 
 def test_a_runner_that_is_killed_while_it_writes_results_leaves_none(

@@ -1,0 +1,5 @@
+"""The dataset that every test of ingest reads."""
+
+from tests.support.ingesting import raw
+
+__all__ = ["raw"]
