@@ -14,14 +14,12 @@ from polite_flamingo.sample import Sample
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.testbed.paper.results import (
     ROLES,
-    Example,
     Generation,
-    HeldOut,
     PaperResults,
     Seed,
-    example_of,
     rewrite_of,
 )
+from polite_flamingo.testbed.study.results import Example, HeldOut, example_of
 from ray_jobs.paper_steps import read_answers, samples_of
 
 GENERATIONS: dict[Generation, str] = {

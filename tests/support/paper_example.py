@@ -8,9 +8,10 @@ from polite_flamingo.evaluation.judging import RAW, Judged
 from polite_flamingo.evaluation.metrics import METRICS, TASK_METRICS
 from polite_flamingo.sample import Image, Sample, Turn
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo
-from polite_flamingo.testbed.paper.results import ROLES, Example, HeldOut, PaperResults, Rewrite, Seed, example_of
+from polite_flamingo.testbed.paper.results import ROLES, PaperResults, Rewrite, Seed
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.scene import random_scene
+from polite_flamingo.testbed.study.results import Example, HeldOut, example_of
 
 SETS = {
     "in": HeldOut(domain="in", task="vqa", title="questions"),

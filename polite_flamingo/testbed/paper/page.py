@@ -7,31 +7,38 @@ stand beside them, marked as such. Texts of datasets and models are escaped (`re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from polite_flamingo.formatting import table
 from polite_flamingo.report.template import fill
 from polite_flamingo.storage.location import write_atomically
-from polite_flamingo.testbed.paper.charts import effect, reward_boxes, stage_lines
-from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, PUBLISHED, Finding, findings
+from polite_flamingo.testbed.paper.charts import reward_boxes, stage_lines
+from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, PUBLISHED, findings
 from polite_flamingo.testbed.paper.measures import (
     MEASURES,
     REWRITING,
-    Measure,
-    Spread,
     gain,
     level,
     of_annotations,
     rewritten,
-    shown,
     tax,
 )
 from polite_flamingo.testbed.paper.results import GENERATIONS, PaperResults, Role
-
-MARKS = {"shown": "✓", "no effect": "=", "disagrees": "✗", "open": "?"}
+from polite_flamingo.testbed.study.charts import effect
+from polite_flamingo.testbed.study.measures import shown
+from polite_flamingo.testbed.study.page import (
+    MARKS,
+    Cell,
+    TableRow,
+    cell,
+    claim_rows,
+    measured,
+    remarks,
+    rows_of,
+    said_of,
+    tally,
+)
 
 TABLE: tuple[tuple[Role, str], ...] = (
     ("base", "base, untuned"),
@@ -58,38 +65,6 @@ COLUMNS = (
     "politeness", "win",
 )  # fmt: skip
 TEXT_COLUMNS = ("text_accuracy", "text_politeness")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A number, half its interval over seeds, and a remark under it."""
-
-    text: str
-    reach: str = ""
-    under: str = ""
-
-    @property
-    def plain(self) -> str:
-        """The cell on one line."""
-        return self.text + (f" ± {self.reach}" if self.reach else "") + (f" ({self.under})" if self.under else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
-    """A row of a table."""
-
-    name: str
-    cells: tuple[Cell, ...]
-
-
-def cell(spread: Spread, measure: Measure, *, sign: bool = False, under: str = "") -> Cell:
-    """Make a cell with a mean over seeds "±" half of its interval."""
-    reach = None if spread.low is None or spread.high is None else (spread.high - spread.low) / 2
-    return Cell(
-        text=shown(spread.value, measure, sign=sign, unit=False),
-        reach="" if reach is None else shown(reach, measure, unit=False),
-        under=under,
-    )
 
 
 def model_rows(results: PaperResults) -> list[TableRow]:
@@ -155,43 +130,6 @@ def generation_rows(results: PaperResults) -> list[TableRow]:
         for generation in GENERATIONS
         if any(generation in seed.rewrites for seed in results.seeds)
     ]
-
-
-def measured(finding: Finding) -> str:
-    """Format the number of a claim."""
-    one = cell(finding.spread, finding.claim.measure, sign=finding.claim.against == 0)
-    return f"{one.text}{f' ± {one.reach}' if one.reach else ''}{_unit(finding)}"
-
-
-def _unit(finding: Finding, *, points: bool = False) -> str:
-    """Return the number's unit: differences of shares are points, not per cent."""
-    unit = finding.claim.measure.unit
-    return " points" if unit == " %" and (points or finding.claim.against == 0) else unit
-
-
-def said_of(finding: Finding) -> str:
-    """Return the verdict in words: "no effect larger than 3.0 points"."""
-    if finding.verdict != "no effect":
-        return finding.verdict
-    margin = shown(finding.claim.measure.margin, finding.claim.measure, unit=False)
-    return f"no effect larger than {margin}{_unit(finding, points=True)}"
-
-
-def remarks(finding: Finding) -> list[str]:
-    """Return what else is known about a claim's number: the margin, how many questions and seeds."""
-    claim, spread = finding.claim, finding.spread
-    margin = shown(claim.measure.margin, claim.measure, unit=False) + _unit(finding, points=True)
-    said = [f"at most {margin} {'from a half ' if claim.against else ''}counts as none"]
-    if spread.seeds:
-        said.append(f"{spread.questions:,} questions, {finding.agreeing} of {len(spread.seeds)} seeds agree")
-    return said
-
-
-def tally(found: Sequence[Finding]) -> str:
-    """Say how many claims have each verdict."""
-    counts: Counter[str] = Counter(finding.verdict for finding in found)
-    parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS if counts[verdict]]
-    return f"{', '.join(parts)} of {len(found)} claims"
 
 
 def render(results: PaperResults) -> str:
@@ -275,16 +213,12 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         *table(
             ["", "claim", "measured", "", "paper"],
-            [
-                [f"{MARKS[one.verdict]} {said_of(one)}", one.claim.text, f"{one.claim.what}: **{measured(one)}**",
-                 "; ".join(remarks(one)), one.claim.paper]
-                for one in found
-            ],
+            claim_rows(found),
         ),
         "",
         "## Models (table 1)",
         "",
-        *_rows(["", *(f"{MEASURES[key].label}{MEASURES[key].unit}" for key in COLUMNS)], model_rows(results)),
+        *rows_of(["", *(f"{MEASURES[key].label}{MEASURES[key].unit}" for key in COLUMNS)], model_rows(results)),
         "",
         "The paper's own figures, for other models and other data, in hundredths:",
         "",
@@ -294,14 +228,14 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         "## Without pictures: the alignment tax",
         "",
-        *_rows(
+        *rows_of(
             ["", *(MEASURES[key].label for key in TEXT_COLUMNS), "tax, accuracy", "tax, politeness"],
             text_rows(results),
         ),
         "",
         "## Ablations (table 3)",
         "",
-        *_rows(
+        *rows_of(
             ["", "in domain, %", "minus Clever", "out of domain, %", "minus Clever", "politeness", "minus Clever"],
             ablation_rows(results),
         ),
@@ -318,7 +252,3 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def _rows(head: Sequence[str], rows: Sequence[TableRow]) -> list[str]:
-    return table(head, [[row.name, *(one.plain for one in row.cells)] for row in rows])

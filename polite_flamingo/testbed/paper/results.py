@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from polite_flamingo.evaluation.judging import Judged
-from polite_flamingo.report.gallery import Thumbnail, readable, thumbnail
-from polite_flamingo.sample import Sample
 from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.testbed.study.results import Example, HeldOut, check
 
 Role = Literal[
     "base", "text_only", "stage_1", "stage_2", "clever", "raw", "direct", "unfrozen", "twice", "tower", "coarse",
@@ -29,22 +28,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 Generation = Literal["first", "second", "template"]
 GENERATIONS: tuple[Generation, ...] = get_args(Generation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """A held-out set that all models answer.
-
-    Attributes:
-        domain: "in" has pictures and questions of the kinds that tuning shows, "out" of other kinds, or crowded
-            scenes; "text" has no pictures.
-        task: the samples' task, one of `sample.TASKS`.
-        title: what it measures, in words.
-    """
-
-    domain: str
-    task: str
-    title: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,39 +87,6 @@ class Seed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
-    """A sample to show.
-
-    Attributes:
-        kind: "rewritten" (an annotation and its rewrites) or "answered" (a question of a held-out set).
-        dataset: the sample's dataset.
-        question: the question without image marks.
-        raw: the annotation.
-        said: model -> its text.
-        pictures: thumbnails.
-    """
-
-    kind: Literal["rewritten", "answered"]
-    dataset: str
-    question: str
-    raw: str
-    said: Mapping[str, str]
-    pictures: tuple[Thumbnail, ...] = ()
-
-
-def example_of(sample: Sample, kind: Literal["rewritten", "answered"], said: Mapping[str, str]) -> Example:
-    """Return a sample with the models' texts, cut to what a page can show."""
-    return Example(
-        kind=kind,
-        dataset=sample.dataset,
-        question=readable(sample.question),
-        raw=readable(sample.response),
-        said={name: readable(text) for name, text in said.items()},
-        pictures=tuple(thumbnail(image.data, side=192) for image in sample.images),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class PaperResults:
     """Everything that the report shows.
 
@@ -163,17 +113,9 @@ class PaperResults:
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ValueError("results need at least one seed")
         if unknown := sorted({*self.roles} - {*ROLES}):
             raise ValueError(f"unknown roles {unknown}; known are {', '.join(ROLES)}")
-        for seed in self.seeds:
-            if seed.judged.keys != self.seeds[0].judged.keys:
-                raise ValueError(f"seed {seed.number} was asked other questions than seed {self.seeds[0].number}")
-            if missing := sorted({*seed.judged.tasks} - {*self.sets}):
-                raise ValueError(f"seed {seed.number} has the sets {missing}, which `sets` does not describe")
-            if absent := sorted({*self.roles.values()} - {*seed.judged.contestants}):
-                raise ValueError(f"seed {seed.number} has no answers by {', '.join(absent)}")
+        check(self)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types; `from_json` is the inverse."""
@@ -188,7 +130,7 @@ class PaperResults:
                 "run": RunInfo.from_json(record["run"]),
                 "sets": {name: HeldOut(**one) for name, one in record["sets"].items()},
                 "seeds": tuple(_seed(one) for one in record["seeds"]),
-                "examples": tuple(_example(one) for one in record["examples"]),
+                "examples": tuple(Example.from_json(one) for one in record["examples"]),
                 "caveats": tuple(record["caveats"]),
             }
         )
@@ -197,7 +139,3 @@ class PaperResults:
 def _seed(record: Mapping[str, Any]) -> Seed:
     rewrites = {name: tuple(Rewrite(**row) for row in rows) for name, rows in record["rewrites"].items()}
     return Seed(**{**record, "judged": Judged.from_json(record["judged"]), "rewrites": rewrites})
-
-
-def _example(record: Mapping[str, Any]) -> Example:
-    return Example(**{**record, "pictures": tuple(Thumbnail(**one) for one in record["pictures"])})

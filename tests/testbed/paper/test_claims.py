@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from polite_flamingo.testbed.paper.claims import CLAIMS, Claim, Finding, findings, verdict
+from polite_flamingo.testbed.paper.claims import CLAIMS, findings
 from polite_flamingo.testbed.paper.results import PaperResults
+from polite_flamingo.testbed.study.claims import Claim, Finding, verdict
 from tests.support.paper_example import example_results
 
 

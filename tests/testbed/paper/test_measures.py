@@ -16,12 +16,11 @@ from polite_flamingo.testbed.paper.measures import (
     level,
     of_rewrites,
     rewritten,
-    shown,
     sides,
-    spread,
     tax,
 )
 from polite_flamingo.testbed.paper.results import PaperResults, rewrite_of
+from polite_flamingo.testbed.study.measures import shown, spread
 from tests.support.paper_example import SETS, example_results
 
 

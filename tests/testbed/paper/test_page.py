@@ -9,8 +9,9 @@ import pytest
 
 from polite_flamingo.report.chart_types import Box, boxes
 from polite_flamingo.testbed.paper.claims import findings
-from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, said_of, to_markdown, write_paper
+from polite_flamingo.testbed.paper.page import render, to_markdown, write_paper
 from polite_flamingo.testbed.paper.results import PaperResults
+from polite_flamingo.testbed.study.page import MARKS, cell, measured, said_of
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.support.paper_example import example_results
 
