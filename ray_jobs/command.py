@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rate": ("ray_jobs.rate", "rate answers by a rule, a reward model or a chat model that judges"),
         "pair": ("ray_jobs.pair", "rated answers -> preference pairs, and sets for the other ways to align"),
         "audit": ("ray_jobs.audit", "tell whether preference pairs and their judge can be trusted"),
+        "align": ("ray_jobs.align", "repeat the paper on preference alignment with tiny models, half an hour"),
         "vote": ("ray_jobs.vote", "people vote on blind pairs; ratings, agreement with judges, labels"),
     },
     "serve": {

@@ -16,8 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,7 @@ from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
 from polite_flamingo.testbed.paper.results import ROLES
-from ray_jobs import console, progress
+from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import model_fingerprints
@@ -56,6 +54,7 @@ from ray_jobs.paper_steps import (
     train,
 )
 from ray_jobs.resumable_job import Attempt, ResumableJob
+from ray_jobs.study import Steps, study_steps
 from training.stages import TrainingConfig
 
 
@@ -119,7 +118,7 @@ def paper(config: PaperConfig) -> None:
     """
     out, job = Path(config.out), job_of(config)
     with job.locked(fresh=config.fresh), job.attempt() as attempt:
-        with running_ray(config.pools.needs()), _steps(config, attempt) as steps:
+        with running_ray(config.pools.needs()), study_steps(_number_of_steps(config), attempt, config.gpus) as steps:
             seeds = _repeat(config, out, steps, attempt)
         run = attempt.note()
         if config.only:
@@ -132,7 +131,7 @@ def paper(config: PaperConfig) -> None:
     print(f"report  {out / 'report.html'} ({seeds} seeds, {run.seconds['wall'] / 60:.0f} minutes in all)")
 
 
-def _repeat(config: PaperConfig, out: Path, steps: _Steps, attempt: Attempt) -> int:
+def _repeat(config: PaperConfig, out: Path, steps: Steps, attempt: Attempt) -> int:
     """Run one seed after the other, and return how many: all of them, or those that `minutes` leave time for.
 
     While a seed's models are tuned, the next one's rewriter is trained, so that no core waits.
@@ -176,69 +175,14 @@ def job_of(config: PaperConfig) -> ResumableJob:
     )
 
 
-class _Steps:
-    """Steps under way on Ray, each started once those it needs are done, with a progress bar."""
-
-    def __init__(self, bar: Any, attempt: Attempt, gpus: float):
-        import ray
-
-        self._bar, self._attempt, self._ray = bar, attempt, ray
-        self._remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(_work)
-        self._open: dict[Any, str] = {}
-
-    def start(self, title: str, needs: list[Any], result: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Begin a step once those it needs are done; returns a handle that other steps may need.
-
-        Args:
-            title: name of the step, for messages.
-            needs: handles of other steps.
-            result: the file for what `function` returns; if it is there, the step is done already.
-            function: of `paper_steps.py`.
-            arguments: arguments for `function`.
-        """
-        done = self._remote.remote(result, function, arguments, *needs)
-        self._open[done] = title
-        return done
-
-    def finish(self) -> None:
-        """Wait for every step; the first failure ends the job with its reason."""
-        while self._open:
-            [first], _ = self._ray.wait(list(self._open), num_returns=1)
-            title = self._open.pop(first)
-            try:
-                self._ray.get(first)
-            except self._ray.exceptions.RayTaskError as error:
-                raise console.JobFailed(f"{title}: {error.cause}") from error
-            self.done(title)
-
-    def done(self, title: str) -> None:
-        """Count a step, and note the time so far, so that an attempt that is killed counts too."""
-        self._attempt.note()
-        self._bar.set_postfix_str(title)
-        self._bar.update()
-
-
-def _work(result: Path, function: Callable[..., Any], arguments: tuple[Any, ...], *needs: None) -> None:
-    """Run a step in a worker on one thread, as each core has its own step. Ray waits for `needs`."""
-    if not result.exists():
-        import torch
-
-        torch.set_num_threads(1)
-        write_atomically(result, json.dumps(function(*arguments)))
-
-
-@contextmanager
-def _steps(config: PaperConfig, attempt: Attempt) -> Iterator[_Steps]:
+def _number_of_steps(config: PaperConfig) -> int:
     each = 3 + len(config.runs(Path()))  # data, pairs, PF-mini and the runs
     if not config.only:
         each += 1 + 2 + (len(ROLES) - 1) + 1  # variants, both generations' rewrites, answers, verdict
-    total = config.seeds * each + (0 if config.only else 4)
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}, about {remaining} left{postfix}"
-    with progress.bar(total, form) as bar:
-        yield _Steps(bar, attempt, config.gpus)
+    return config.seeds * each + (0 if config.only else 4)
 
 
-def _shared(config: PaperConfig, out: Path, steps: _Steps) -> None:
+def _shared(config: PaperConfig, out: Path, steps: Steps) -> None:
     """Make what every seed shares: the questions, the annotations to rewrite, and what no training changes."""
     shared = (out / "shared").absolute()
     asked = shared / "exam"
@@ -251,7 +195,7 @@ def _shared(config: PaperConfig, out: Path, steps: _Steps) -> None:
     steps.finish()
 
 
-def _rewriter(config: PaperConfig, home: Path, seed: int, steps: _Steps) -> None:
+def _rewriter(config: PaperConfig, home: Path, seed: int, steps: Steps) -> None:
     """Make data, pairs, and the first generation of the rewriter."""
     name = f"seed {seed}"
     complete, stats = home / "data" / "complete.json", home / "pairs" / "stats.json"
@@ -262,7 +206,7 @@ def _rewriter(config: PaperConfig, home: Path, seed: int, steps: _Steps) -> None
 
 
 def _train(
-    config: PaperConfig, home: Path, run: Training, title: str, needs: list[Any], seed: int, steps: _Steps
+    config: PaperConfig, home: Path, run: Training, title: str, needs: list[Any], seed: int, steps: Steps
 ) -> Any:
     tally = home / "runs" / run.name / "tally.json"
     return steps.start(title, needs, tally, train, home, run, config.training, seed)
@@ -280,7 +224,7 @@ def _building(config: PaperConfig, home: Path) -> BuildConfig:
     )
 
 
-def _tuning(config: PaperConfig, home: Path, seed: int, steps: _Steps) -> None:
+def _tuning(config: PaperConfig, home: Path, seed: int, steps: Steps) -> None:
     """Train everything that starts from PF-mini, let the models that are compared answer, and judge the answers."""
     if config.only:
         done: dict[str, list[Any]] = {"": [], "polite": []}

@@ -104,7 +104,7 @@ def _rewritten(home: Path) -> list[Example]:
     there = [sample for sample in every if all(sample.key in found for found in texts.values())]
     return [
         example_of(sample, "rewritten", {name: found[sample.key] for name, found in texts.items()})
-        for sample in _some(there)
+        for sample in some(there)
     ]
 
 
@@ -113,11 +113,11 @@ def _answered(home: Path, held_out: list[Sample]) -> list[Example]:
     said = {role: read_answers(home, role) for role in ROLES}
     return [
         example_of(sample, "answered", {r: found[sample.key] for r, found in said.items() if sample.key in found})
-        for sample in _some(held_out)
+        for sample in some(held_out)
     ]
 
 
-def _some(samples: list[Sample]) -> list[Sample]:
+def some(samples: list[Sample]) -> list[Sample]:
     """Pick the same number of samples from each dataset."""
     by_dataset: dict[str, list[Sample]] = {}
     for sample in samples:

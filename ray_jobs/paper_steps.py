@@ -186,21 +186,22 @@ def make_data(folder: Path, sizes: Sizes, seed: int) -> dict[str, list[str]]:
 
     said = write_instruct(folder / "raw" / "instruct", samples=sizes.conversations, seed=seed, held_out=HELD_OUT)
     for name, options in said.sources.items():
-        _ingest(name, options, folder / ("llava" if name.startswith("llava") else "text"))
+        ingest_into(name, options, folder / ("llava" if name.startswith("llava") else "text"))
     raw = write_raw(folder / "raw" / "annotations", samples=sizes.annotations, seed=seed, held_out=HELD_OUT)
     for name, options in raw.items():
-        _ingest(name, options, folder / "annotations")
+        ingest_into(name, options, folder / "annotations")
     return {"annotations": [str(said.captions), str(said.instances)]}
 
 
-def _ingest(source: str, options: SourceOptions, out: Path) -> None:
+def ingest_into(source: str, options: SourceOptions, out: Path) -> None:
+    """Ingest a generated dataset by its adapter, into out/*.tar."""
     ingest(IngestConfig(source=source, options=options, out=out, samples_per_shard=SAMPLES_A_SHARD, fresh=True))
 
 
 def make_exam(folder: Path, sizes: Sizes) -> dict[str, int]:
     """Write what every seed's models are asked into folder/*.tar; return the number of items of each part."""
     for part, size in sizes.parts().items():
-        _save(folder, part, [item.sample for item in exam(part, size)])
+        save_samples(folder, part, [item.sample for item in exam(part, size)])
     return {str(part): size for part, size in sizes.parts().items()}
 
 
@@ -213,7 +214,7 @@ def make_annotations(folder: Path, sizes: Sizes) -> dict[str, int]:
         folder / "raw", samples=sizes.rewritten, seed="annotations for all", damage=False, held_out=HELD_OUT
     )
     for name, options in raw.items():
-        _ingest(name, options, folder)
+        ingest_into(name, options, folder)
     return {"annotations": len(samples_of(folder))}
 
 
@@ -221,13 +222,14 @@ def make_variants(seed_folder: Path) -> dict[str, int]:
     """Write coarse pictures of PF-mini and of the conversations, and PF-mini's annotations by template."""
     kept = samples_of(seed_folder / "pf1m" / "pf1m")
     folder = seed_folder / "variants"
-    _save(folder / "coarse_pf", "pf", map(coarse, kept))
-    _save(folder / "coarse_llava", "llava", map(coarse, samples_of(seed_folder / "data" / "llava")))
-    _save(folder / "template", "pf", (replace(sample, rewritten=by_template(sample)) for sample in kept))
+    save_samples(folder / "coarse_pf", "pf", map(coarse, kept))
+    save_samples(folder / "coarse_llava", "llava", map(coarse, samples_of(seed_folder / "data" / "llava")))
+    save_samples(folder / "template", "pf", (replace(sample, rewritten=by_template(sample)) for sample in kept))
     return {"PF-mini": len(kept)}
 
 
-def _save(folder: Path, name: str, samples: Iterable[Sample]) -> None:
+def save_samples(folder: Path, name: str, samples: Iterable[Sample]) -> None:
+    """Write folder/NAME-000.tar, NAME-001.tar …"""
     rows = list(samples)
     for number, start in enumerate(range(0, len(rows), SAMPLES_A_SHARD)):
         write_shard(folder / f"{name}-{number:03d}.tar", rows[start : start + SAMPLES_A_SHARD])
@@ -247,7 +249,7 @@ def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> dict[s
     rows = [row for name in ("llava", "text") for row in _rows(seed_folder / "data" / name)]
     made = distort(rows, config)
     pairs = [row for row in made if isinstance(row, Sample)]
-    _save(seed_folder / "pairs", "pairs", pairs)
+    save_samples(seed_folder / "pairs", "pairs", pairs)
     kinds = Counter(pair.provenance["distortion"]["kind"] for pair in pairs)
     return {"pairs": len(pairs), "failed": len(made) - len(pairs), "kinds": kinds}
 

@@ -138,7 +138,7 @@ def render(results: PaperResults) -> str:
     return fill(
         "paper",
         folder=Path(__file__).parent,
-        styles=("chart_types",),
+        styles=("chart_types", "study"),
         results=results,
         run=results.run,
         started=datetime.fromisoformat(results.run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
