@@ -19,7 +19,7 @@ CAVEATS = (
     "The models have about five million weights and the scenes are synthetic: only directions can be compared with the "
     "paper, whose judge was Gemini.",
     "The judge is a rule that knows the drawn scene and cannot err. Flipped labels show what a worse one would do.",
-    "All seeds start from the shipped Clever Flamingo and differ in prompts, sampled answers, rejected sides and order.",
+    "All seeds start from the shipped Clever Flamingo; they differ in prompts, sampled answers and order.",
     "The language model is the same base tuned on as many texts as Clever Flamingo has seen, and nothing else.",
     "Length-controlled rates take seeds as fixed; all other intervals take seeds and questions as random.",
 )
@@ -57,7 +57,7 @@ def _examples(out: Path) -> Iterable[Example]:
     """Yield questions with the answers of every model, from the first seed."""
     said = {role: read_answers(out / "seed-0", role) for role in ROLES}
     for sample in some(samples_of(out / "shared" / "exam")):
-        texts = {role: found[sample.key] for role, found in said.items() if sample.key in found}
+        texts = {str(role): found[sample.key] for role, found in said.items() if sample.key in found}
         yield example_of(sample, "answered", texts)
 
 

@@ -202,8 +202,8 @@ def to_markdown(results: AlignmentResults, title: str = "Preference alignment re
             f"{results.hardware}. `{results.run.command}`",
             "",
             *(line for caveat in results.caveats for line in (caveat, "")),
-            "Mean ± half of the 95 % interval. Effects within the margin, which was fixed beforehand, count as none. The "
-            "column “paper” holds the paper's own figures (arXiv 2402.10884): other models, other data.",
+            "Mean ± half of the 95 % interval. Effects within the margin, which was fixed beforehand, count as none. "
+            "The column “paper” holds the paper's own figures (arXiv 2402.10884): other models, other data.",
             "",
             f"## Claims: {tally(found)}",
             "",
