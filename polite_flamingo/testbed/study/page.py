@@ -69,9 +69,9 @@ def remarks(finding: Finding) -> list[str]:
     """Return what else is known about a claim's number: the margin, how many questions and seeds."""
     claim, spread = finding.claim, finding.spread
     margin = shown(claim.measure.margin, claim.measure, unit=False) + _unit(finding, points=True)
-    said = [f"at most {margin} {'from a half ' if claim.against else ''}counts as none"]
+    said = [f"margin {margin}{' from a half' if claim.against else ''}"]
     if spread.seeds:
-        said.append(f"{spread.questions:,} questions, {finding.agreeing} of {len(spread.seeds)} seeds agree")
+        said += [f"{spread.questions:,} questions", f"{finding.agreeing} of {len(spread.seeds)} seeds agree"]
     return said
 
 
