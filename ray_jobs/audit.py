@@ -91,7 +91,7 @@ def job(config: AuditConfig) -> int:
 
 def _audit(config: AuditConfig, inputs: Inputs, labels: Labels, scratch: Path) -> Audit:
     """Read everything once, then check."""
-    collected = Collected(weights=config.audit.weights)
+    collected = Collected(settings=config.audit)
     folder = scratch / "signatures" if config.audit.near else None
     asked, evaluated = Questions(name="1-pairs", folder=folder), Questions(name="0-evaluation", folder=folder)
     for kind in ("rated", "pairs"):
@@ -102,7 +102,7 @@ def _audit(config: AuditConfig, inputs: Inputs, labels: Labels, scratch: Path) -
                 asked.add((sample.turns[-1].instruction, sample.images) for sample in samples)
     for _, samples in inputs.read("evaluation"):
         evaluated.add(question for sample in samples for question in questions_of(sample))
-    evidence = gather(collected, labels, config.audit)
+    evidence = gather(collected, labels)
     found = neighbours(asked, evaluated, config.audit.limits.near_text, scratch / "near")
     return audit(evidence, found, near=config.audit.near and not asked.lacking)
 
