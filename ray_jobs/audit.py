@@ -1,7 +1,7 @@
 """Tell whether preference pairs can be trusted: ten checks with a verdict each, on one page. No model, no Ray.
 
-    polite-flamingo audit --rated out/rated --pairs out/pairs/pairs --out out/audit
-    polite-flamingo audit --rated out/rated --out out/audit --audit.judge reward --audit.reference rule
+    polite-flamingo audit --rated out/rated/rated --pairs out/pairs/pairs --out out/audit
+    polite-flamingo audit --rated out/rated/rated --out out/audit --audit.judge reward --audit.reference rule
     polite-flamingo audit --pairs out/pairs/pairs --evaluation out/eval --labels out/votes/labels.jsonl --out out/audit
 
 Reads ratings as `polite-flamingo rate` leaves them and pairs as `polite-flamingo pair` does; either will do, and what
@@ -52,7 +52,7 @@ class AuditConfig:
         rated: shards of rated answers: a folder, one .tar, a pattern, a list (.txt), an address.
         pairs: shards of pairs, likewise.
         evaluation: shards of evaluation sets, likewise, whose questions must not be among those of the pairs.
-        labels: people's votes and ratings: labels.jsonl of `polite-flamingo vote`, or its file of single votes.
+        labels: people's votes and ratings: labels.jsonl of `polite-flamingo vote`.
         audit: whose judgement is audited, and when a check fails.
     """
 

@@ -1,7 +1,7 @@
 """Let people vote on blind pairs in a browser; ratings, agreement and labels come from their votes.
 
     polite-flamingo vote --input out/demo --out out/votes
-    polite-flamingo vote --input out/pairs --out out/votes --pairs 500
+    polite-flamingo vote --input out/pairs/pairs --out out/votes --pairs 500
     polite-flamingo vote --input out/eval --answers out/evaluation --out out/votes --host 0.0.0.0
     polite-flamingo vote --input out/demo --out out/votes --results
 
@@ -55,7 +55,7 @@ class VoteConfig:
     """What people vote on, and where the page is.
 
     Attributes:
-        input: output folder of a build, or shards of pairs or of sampled answers.
+        input: output folder of a build, or shards of pairs (OUT/pairs of `pair`) or of sampled answers.
         out: folder of the votes, on a disk.
         answers: output folder of an evaluation of those shards, to vote on the answers of its models.
         show: rewriting, pairs or answers, where the samples hold several of them; by default pairs before answers
