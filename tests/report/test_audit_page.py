@@ -89,7 +89,7 @@ def test_it_says_what_was_found(result: tuple[Audit, dict[tuple[str, str], Sampl
         "These preferences should not be trained on as they are", "compared with rule", "2 rows could not be read",
         "its question stands in an evaluation set", "rule rates the rejected answer",
         "1 of 1 people prefer the rejected", "100.0 % 100.0 to 100.0", "warns above 2 %, fails above 10 %",
-        "2 lines that are no votes",
+        "2 lines that are neither votes on two answers",
     ):  # fmt: skip
         assert shown in words, shown
     assert words.count("Chosen") == 3, "no more pairs than are wanted"
