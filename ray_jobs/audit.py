@@ -1,7 +1,7 @@
 """Tell whether preference pairs can be trusted: ten checks with a verdict each, on one page. No model, no Ray.
 
-    polite-flamingo audit --rated out/rated --pairs out/pairs/pairs --out out/audit
-    polite-flamingo audit --rated out/rated --out out/audit --audit.judge reward --audit.reference rule
+    polite-flamingo audit --rated out/rated/rated --pairs out/pairs/pairs --out out/audit
+    polite-flamingo audit --rated out/rated/rated --out out/audit --audit.judge reward --audit.reference rule
     polite-flamingo audit --pairs out/pairs/pairs --evaluation out/eval --labels out/votes/labels.jsonl --out out/audit
 
 Reads ratings as `polite-flamingo rate` leaves them and pairs as `polite-flamingo pair` does; either will do, and what
@@ -52,7 +52,7 @@ class AuditConfig:
         rated: shards of rated answers: a folder, one .tar, a pattern, a list (.txt), an address.
         pairs: shards of pairs, likewise.
         evaluation: shards of evaluation sets, likewise, whose questions must not be among those of the pairs.
-        labels: people's votes and ratings: labels.jsonl of `polite-flamingo vote`, or its file of single votes.
+        labels: people's votes and ratings: labels.jsonl of `polite-flamingo vote`.
         audit: whose judgement is audited, and when a check fails.
     """
 
@@ -91,7 +91,7 @@ def job(config: AuditConfig) -> int:
 
 def _audit(config: AuditConfig, inputs: Inputs, labels: Labels, scratch: Path) -> Audit:
     """Read everything once, then check."""
-    collected = Collected(weights=config.audit.weights)
+    collected = Collected(settings=config.audit)
     folder = scratch / "signatures" if config.audit.near else None
     asked, evaluated = Questions(name="1-pairs", folder=folder), Questions(name="0-evaluation", folder=folder)
     for kind in ("rated", "pairs"):
@@ -102,7 +102,7 @@ def _audit(config: AuditConfig, inputs: Inputs, labels: Labels, scratch: Path) -
                 asked.add((sample.turns[-1].instruction, sample.images) for sample in samples)
     for _, samples in inputs.read("evaluation"):
         evaluated.add(question for sample in samples for question in questions_of(sample))
-    evidence = gather(collected, labels, config.audit)
+    evidence = gather(collected, labels)
     found = neighbours(asked, evaluated, config.audit.limits.near_text, scratch / "near")
     return audit(evidence, found, near=config.audit.near and not asked.lacking)
 

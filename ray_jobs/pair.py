@@ -1,7 +1,7 @@
 """Turn rated answers into preference pairs, and into sets for rejection sampling, SteerLM and SFT: seconds, no model.
 
-    polite-flamingo pair --input out/rated --out out/pairs
-    polite-flamingo pair --input out/rated --out out/noisy --pairing.judge rule --pairing.flips 0.25
+    polite-flamingo pair --input out/rated/rated --out out/pairs
+    polite-flamingo pair --input out/rated/rated --out out/noisy --pairing.judge rule --pairing.flips 0.25
 
     OUT/pairs/SHARD.tar       `rewritten` is the chosen answer, `rejected` the other; all candidates with their ratings
     OUT/rejection/SHARD.tar   the best answer of each prompt, or only answers with full ratings

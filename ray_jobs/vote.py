@@ -1,7 +1,7 @@
 """Let people vote on blind pairs in a browser; ratings, agreement and labels come from their votes.
 
     polite-flamingo vote --input out/demo --out out/votes
-    polite-flamingo vote --input out/pairs --out out/votes --pairs 500
+    polite-flamingo vote --input out/pairs/pairs --out out/votes --pairs 500
     polite-flamingo vote --input out/eval --answers out/evaluation --out out/votes --host 0.0.0.0
     polite-flamingo vote --input out/demo --out out/votes --results
 
@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from polite_flamingo.evaluation.bootstrap import Resampling
+from polite_flamingo.preference.pairing import WEIGHTS, check_weights
 from polite_flamingo.preference.votes.battles import KINDS
 from polite_flamingo.preference.votes.log import VoteLog
 from polite_flamingo.preference.votes.page import KIND_NAMES, elo, page
@@ -54,13 +55,15 @@ class VoteConfig:
     """What people vote on, and where the page is.
 
     Attributes:
-        input: output folder of a build, or shards of pairs or of sampled answers.
+        input: output folder of a build, or shards of pairs (OUT/pairs of `pair`) or of sampled answers.
         out: folder of the votes, on a disk.
         answers: output folder of an evaluation of those shards, to vote on the answers of its models.
         show: rewriting, pairs or answers, where the samples hold several of them; by default pairs before answers
             before rewritten texts.
         pairs: most pairs to vote on, chosen at random.
         seed: of the choice and of every order.
+        weights: of helpfulness, correctness, coherence, complexity and verbosity in the score that a judge gives an
+            answer; as in `pair`.
         instruction: what voters read before they begin.
         host: address to listen on; 0.0.0.0 lets phones and other machines in.
         port: port of the page; 0 for any free one.
@@ -74,6 +77,7 @@ class VoteConfig:
     show: str = ""
     pairs: int = 200
     seed: int = 0
+    weights: tuple[float, ...] = WEIGHTS
     instruction: str = (
         "You see a question and two answers. Judge first whether an answer is right, then how helpful and polite it is."
     )
@@ -88,6 +92,7 @@ class VoteConfig:
             raise ValueError(f"show: must be one of {', '.join(KINDS)}, got {self.show!r}")
         if self.answers and self.show not in ("", "answers"):
             raise ValueError(f"show: with answers, only answers can be shown, not {self.show}")
+        check_weights(self.weights)
         if self.pairs < 1:
             raise ValueError(f"pairs: must be at least 1, got {self.pairs}")
         if not 0 <= self.port <= 65535:
@@ -106,8 +111,9 @@ def job(config: VoteConfig) -> None:
         raise ValueError(f"out: {config.out} is a bucket, which cannot append votes to a file; give a folder on a disk")
     with exclusive(out):
         wanted = Wanted(
-            source=config.input, answers=config.answers, show=config.show, count=config.pairs, seed=config.seed
-        )
+            source=config.input, answers=config.answers, show=config.show, count=config.pairs, seed=config.seed,
+            weights=config.weights,
+        )  # fmt: skip
         gathered = gather(wanted, print)
         if not gathered.battles:
             raise ValueError(

@@ -17,7 +17,7 @@ from polite_flamingo.conversations import is_rewritten
 from polite_flamingo.packing.chat_turns import ResponseChoice
 from polite_flamingo.packing.pack import Choice, Packed, PackingConfig, Skipped, pack
 from polite_flamingo.packing.pairs import PairChoice, chosen_answer
-from polite_flamingo.preference.loss_config import Side
+from polite_flamingo.packing.pieces import Side
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.location import Location

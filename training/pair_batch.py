@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.packing.pack import PackedRow
-from polite_flamingo.packing.pieces import PackedPair
-from polite_flamingo.preference.loss_config import Side
+from polite_flamingo.packing.pieces import PackedPair, Side
 
 SIDES: tuple[Side, ...] = ("chosen", "rejected", "anchor", "unrelated")
 UNRELATED = SIDES.index("unrelated")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from polite_flamingo.conversations import polite_text
 from polite_flamingo.packing.chat_turns import EncodedTurn, encode, exchanges
-from polite_flamingo.packing.pieces import PackedPair, Piece, Tokens, tokens_of, within
-from polite_flamingo.preference.loss_config import Side
+from polite_flamingo.packing.pieces import PackedPair, Piece, Side, Tokens, tokens_of, within
 from polite_flamingo.sample import BadSample, Sample
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.chat_turns import (
     EncodedTurn,
@@ -14,11 +14,14 @@ from polite_flamingo.packing.chat_turns import (
     image_numbers,
     prompt_ids,
 )
-from polite_flamingo.preference.loss_config import Side
 from polite_flamingo.sample import BadSample, Sample
 
 if TYPE_CHECKING:  # the tokenizer imports torch, which `--help` does not need
     from polite_flamingo.flamingo.model.tokenization import Tokenizer
+
+Side = Literal["chosen", "rejected", "anchor", "unrelated"]
+"""What a segment of a packed pair holds. "anchor" is the chosen answer to a cropped picture (mDPO), "unrelated" an
+answer to another question (the KL term of KTO)."""
 
 
 @dataclass(frozen=True)

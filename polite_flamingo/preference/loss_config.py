@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from polite_flamingo.packing.pieces import Side
+
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "bco_pair", "apo_zero", "apo_down", "sppo_hard", "simpo", "orpo", "kto", "sft"
 ]
@@ -12,10 +14,6 @@ LOSSES: tuple[str, ...] = get_args(LossName)
 
 WITHOUT_REFERENCE = frozenset({"simpo", "orpo", "sft"})
 """Losses of the policy's log-probabilities alone."""
-
-Side = Literal["chosen", "rejected", "anchor", "unrelated"]
-"""What a segment of a packed row holds. "anchor" is the chosen answer to a cropped picture (mDPO), "unrelated" an
-answer to another question (the KL term of KTO)."""
 
 
 @dataclass(frozen=True, kw_only=True)

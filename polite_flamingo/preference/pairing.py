@@ -8,7 +8,7 @@ here it depends on the seed and the sample's key alone. A prompt gives one pair 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,9 @@ from polite_flamingo.text_files import is_writable
 
 REWARD = "reward"
 """The value of a judge that gives one number."""
+
+WEIGHTS = (1.0, 1.0, 1.0, 0.0, 0.0)
+"""Of helpfulness, correctness, coherence, complexity and verbosity in the paper's score."""
 
 TOO_CLOSE = ("equal_scores", "too_close")
 """Reasons of prompts whose best and worst answers differ by less than the margin."""
@@ -45,7 +48,7 @@ class PairingConfig:
         seed: of the rejected answer, the flips and the fraction.
     """
 
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0, 0.0)
+    weights: tuple[float, ...] = WEIGHTS
     margin: float = 2.0
     rule: Literal["random", "worst"] = "random"
     judge: str = ""
@@ -56,12 +59,17 @@ class PairingConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings under which no pair means anything."""
-        if len(self.weights) != len(ATTRIBUTES) or not any(self.weights):
-            raise ValueError(f"weights: must be {len(ATTRIBUTES)} numbers ({', '.join(ATTRIBUTES)}), not all 0")
+        check_weights(self.weights)
         if not self.margin > 0:
             raise ValueError("margin: must be above 0, because equal scores prefer neither answer")
         if not 0 <= self.flips <= 1 or not 0 < self.fraction <= 1:
             raise ValueError("flips must lie in [0, 1] and fraction in (0, 1]")
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise ValueError for weights that give no score."""
+    if len(weights) != len(ATTRIBUTES) or not any(weights):
+        raise ValueError(f"weights: must be {len(ATTRIBUTES)} numbers ({', '.join(ATTRIBUTES)}), not all 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,15 +125,25 @@ def mean_ratings(ratings: Iterable[Rating], judge: str, *, expected: bool = Fals
     found: dict[str, list[float]] = {}
     for rating in ratings:
         if not rating.blind and judge in ("", rating.judge):
-            values = {**rating.values, **rating.expected} if expected else rating.values
-            for name, value in values.items():
-                if _is_rating(name, value):
-                    found.setdefault(name, []).append(float(value))
+            for name, value in numbers_of(rating, expected=expected).items():
+                found.setdefault(name, []).append(value)
     return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
 
+def numbers_of(rating: Rating, *, expected: bool = False) -> dict[str, float]:
+    """Return attribute -> number of one rating, without values that can be no rating.
+
+    A judge that broke its own schema counts as one that did not rate.
+
+    Args:
+        rating: as the judge gave it.
+        expected: use `Rating.expected` where it has any.
+    """
+    values = {**rating.values, **rating.expected} if expected else rating.values
+    return {name: float(value) for name, value in values.items() if _is_rating(name, value)}
+
+
 def _is_rating(name: str, value: object) -> bool:
-    """Whether a value can be a rating; a judge that broke its own schema counts as one that did not rate."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return name == REWARD or (name in ATTRIBUTES and 0 <= value <= MOST)

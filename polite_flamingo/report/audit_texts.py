@@ -67,7 +67,7 @@ TEXTS: Mapping[str, CheckText] = {
         question="Does the choice depend on the picture?",
         reading="The judge rated the same answers again with a black picture in place of the real one. If its "
         "choices stay the same, it judged by the text alone, and training on them teaches the model to "
-        "ignore what it sees.",
+        "ignore what it sees. A reward model is never shown a picture, so for it nothing needs to be measured.",
     ),
     "noise": CheckText(
         title="Label noise",

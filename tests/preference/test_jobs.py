@@ -222,3 +222,16 @@ def test_nothing_rated_is_a_failure_that_says_why(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(AllFailed, match=r"not one of 1 rows was rated: unsupported.*no scene"):
         job.fail_without("rated", job.summarise("rated"))
+
+
+def test_fresh_asks_the_judge_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = judging(tmp_path, out, "http://127.0.0.1:9/v1")
+    job, kept = rate_job.job_of(config), [out / "answers" / "s0.jsonl", out / "judge.json"]
+    for file in (*kept, out / "config.yaml"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+    with job.locked():
+        assert all(file.exists() for file in kept), "what was paid for is kept"
+    with job.locked(fresh=True):
+        assert not any(file.exists() for file in kept)

@@ -53,12 +53,12 @@ def result() -> tuple[Audit, dict[tuple[str, str], Sample]]:
         )
         for n, (one, qualities) in enumerate(planted.prompts(PROMPTS))
     ]
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     for sample in samples:
         collected.add(sample, "shard")
     votes = tuple(Vote(key=one.key, first="chosen", second="rejected", prefers=-1.0) for one in samples)
     ratings = tuple(PersonRating(key=one.key, answer=0, values={"correctness": n % 5}) for n, one in enumerate(samples))
-    evidence = gather(collected, Labels(votes=votes, ratings=ratings, other=2), settings)
+    evidence = gather(collected, Labels(votes=votes, ratings=ratings, other=2))
     leaked = frozenset({evidence.pairs[0].asked})
     found = audit(evidence, Neighbours(leaked=leaked, compared=10), near=True)
     return found, {("shard", one.key): one for one in samples}
@@ -89,7 +89,7 @@ def test_it_says_what_was_found(result: tuple[Audit, dict[tuple[str, str], Sampl
         "These preferences should not be trained on as they are", "compared with rule", "2 rows could not be read",
         "its question stands in an evaluation set", "rule rates the rejected answer",
         "1 of 1 people prefer the rejected", "100.0 % 100.0 to 100.0", "warns above 2 %, fails above 10 %",
-        "2 lines that are no votes",
+        "2 lines that are neither votes on two answers",
     ):  # fmt: skip
         assert shown in words, shown
     assert words.count("Chosen") == 3, "no more pairs than are wanted"
@@ -97,12 +97,12 @@ def test_it_says_what_was_found(result: tuple[Audit, dict[tuple[str, str], Sampl
 
 def test_pairs_without_ratings_have_a_page_that_says_what_is_missing() -> None:
     settings = AuditSettings()
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     sample = dataclasses.replace(
         planted.prompts(1)[0][0], candidates=(Candidate(text="x"),), rewritten="", rejected="x"
     )
     collected.add(sample, "shard")
-    found = audit(gather(collected, Labels(), settings), Neighbours(), near=False)
+    found = audit(gather(collected, Labels()), Neighbours(), near=False)
     text = page(found, {("shard", sample.key): sample}, run=RUN, failed={})
     assert_self_contained(text)
     words = " ".join(Page(text).words.split())

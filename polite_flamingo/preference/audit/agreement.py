@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -119,7 +120,7 @@ def people(evidence: Evidence) -> Check:
     compare("people among themselves", joined.among_people(), choices=True, judged=False)
     if kept := joined.kept():
         numbers_N, kept_N = np.array(kept).T
-        about = "Pairs whose chosen answer most people find better; ties and two bad answers count against."
+        about = "Pairs whose chosen answer more people prefer; ties and two bad answers count against."
         found = resampled(mean, (kept_N,), settings.resampling, numbers_N)
         findings.add("pairs that people would keep", found, settings.limits.keep, about=about)
     if joined.unknown:
@@ -142,7 +143,6 @@ class _Joined:
         labels = evidence.labels
         self.unknown = sum(self._answers(vote) is None and not self._of_pair(vote) for vote in labels.votes)
         self.unknown += sum(self._answer(one.key, one.answer) is None for one in labels.ratings)
-        self.unknown += sum(key not in self._pairs for key in labels.keep)
 
     def _prompt(self, key: str) -> Prompt | None:
         pair = self._pairs.get(key)
@@ -154,7 +154,7 @@ class _Joined:
         if prompt is None:
             return None
         if isinstance(side, int):
-            return prompt.numbers.index(side) if side in prompt.numbers else None
+            return prompt.numbered(side)
         return pair.answers[side == "rejected"] if pair and pair.answers else None
 
     def _answers(self, vote: Vote) -> tuple[int, int] | None:
@@ -192,9 +192,12 @@ class _Joined:
         return {name: found[name] for name in ATTRIBUTES if name in found}
 
     def kept(self) -> list[tuple[int, float]]:
-        """Return for each pair that people judged whether they would keep it."""
-        keep = self._evidence.labels.keep
-        return [(self._numbers[key], float(kept)) for key, kept in keep.items() if key in self._pairs]
+        """Return for each pair that people voted on whether more of them prefer its chosen side."""
+        sums = Counter[str]()
+        for vote in self._evidence.labels.votes:
+            if side := self._of_pair(vote):
+                sums[vote.key] += round(side * vote.prefers)
+        return [(self._numbers[key], float(total > 0)) for key, total in sums.items()]
 
     def among_people(self) -> list[Row]:
         """Return what each two people chose between the same answers."""

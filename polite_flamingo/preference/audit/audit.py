@@ -97,7 +97,6 @@ def audit(evidence: Evidence, found: Neighbours, *, near: bool) -> Audit:
         "pairs_of_rated_answers": sum(pair.answers is not None for pair in evidence.pairs) if evidence.given else 0,
         "votes": len(evidence.labels.votes),
         "people_ratings": len(evidence.labels.ratings),
-        "people_keep": len(evidence.labels.keep),
         "other_labels": evidence.labels.other,
     }
     return Audit(

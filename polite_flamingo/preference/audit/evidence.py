@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from polite_flamingo.preference.audit.limits import AuditSettings
-from polite_flamingo.preference.audit.people import Labels, Vote
+from polite_flamingo.preference.audit.people import Labels, Side, Vote
 from polite_flamingo.preference.audit.readings import Prompt, asked_digest, digest, prompt_of, sign
 from polite_flamingo.sample import Sample
 
@@ -55,14 +55,14 @@ class Collected:
     """Samples read so far.
 
     Attributes:
-        weights: of attributes in a score.
+        settings: how answers are scored.
         prompts: key -> rated prompt.
         pairs: all pairs, in the order read.
         failed: reason -> number of rows that could not be read.
         unrated: samples with neither candidates nor a rejected answer.
     """
 
-    weights: Sequence[float]
+    settings: AuditSettings
     prompts: dict[str, Prompt] = field(default_factory=dict)
     pairs: list[AuditedPair] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
@@ -71,7 +71,8 @@ class Collected:
     def add(self, sample: Sample, shard: str) -> None:
         """Take what an audit needs of a sample."""
         if sample.candidates:
-            self.prompts.setdefault(sample.key, prompt_of(sample, shard, self.weights))
+            weights, expected = self.settings.weights, self.settings.expected
+            self.prompts.setdefault(sample.key, prompt_of(sample, shard, weights, expected=expected))
         if sample.rejected is not None:
             self.pairs.append(_pair(sample, shard))
         elif not sample.candidates:
@@ -129,7 +130,7 @@ class Evidence:
     labels: Labels
 
 
-def gather(collected: Collected, labels: Labels, settings: AuditSettings) -> Evidence:
+def gather(collected: Collected, labels: Labels) -> Evidence:
     """Settle whose judgement is audited, and join pairs with the prompts they were made of.
 
     Raises:
@@ -137,7 +138,7 @@ def gather(collected: Collected, labels: Labels, settings: AuditSettings) -> Evi
     """
     if not collected.prompts and not collected.pairs:
         raise ValueError("no sample has rated answers or a rejected one; give the output of rate or of pair")
-    prompts = [*collected.prompts.values()]
+    settings, prompts = collected.settings, [*collected.prompts.values()]
     counts = Counter(reading.judge for prompt in prompts for reading in prompt.readings if not reading.blind)
     named = Counter(pair.made_by for pair in collected.pairs if pair.made_by)
     judge = _judge(settings, counts, named)
@@ -201,8 +202,13 @@ def _best_and_worst(prompt: Prompt, judge: str) -> AuditedPair | None:
 
 def side_of(vote: Vote, pair: AuditedPair) -> int:
     """Return 1 if a vote's first answer is the chosen side of a pair, -1 if it is the rejected one, else 0."""
-    names: tuple[object, object] = ("chosen", "rejected")
-    if pair.prompt and pair.answers and isinstance(vote.first, int):
-        names = (pair.prompt.numbers[pair.answers[0]], pair.prompt.numbers[pair.answers[1]])
-    sides = (vote.first, vote.second)
-    return 1 if sides == names else -1 if sides == names[::-1] else 0
+    sides = _text_of(vote.first, pair), _text_of(vote.second, pair)
+    return 1 if sides == pair.sides else -1 if sides == pair.sides[::-1] else 0
+
+
+def _text_of(side: Side, pair: AuditedPair) -> str | None:
+    """Return the digest of an answer that a vote names: two answers with the same text are one."""
+    if not isinstance(side, int):
+        return pair.sides[side == "rejected"]
+    place = pair.prompt.numbered(side) if pair.prompt else None
+    return None if pair.prompt is None or place is None else pair.prompt.digests[place]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
+from polite_flamingo.preference.pairing import WEIGHTS, check_weights
 
 Verdict = Literal["pass", "warn", "fail", "not_measured"]
 
@@ -111,7 +112,8 @@ class AuditSettings:
         judge: the judge whose ratings made the pairs. May be omitted if the pairs name it, or if only one judge rated
             besides the reference.
         reference: a judge that is taken to be right where it also rated, such as the exact rule of Shapes.
-        weights: of helpfulness, correctness, coherence, complexity and verbosity in a score.
+        weights: of helpfulness, correctness, coherence, complexity and verbosity in a score; as in `pair`.
+        expected: use the ratings expected by the judge's log-probabilities where there are any; as in `pair`.
         margin: the pairs' least difference of scores; a smaller one counts as too close to make a label of.
         limits: when a figure warns and fails.
         shown: most pairs in the gallery.
@@ -121,7 +123,8 @@ class AuditSettings:
 
     judge: str = ""
     reference: str = "rule"
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0, 0.0)
+    weights: tuple[float, ...] = WEIGHTS
+    expected: bool = False
     margin: float = 2.0
     limits: Limits = field(default_factory=Limits)
     shown: int = 12
@@ -130,5 +133,4 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for weights that give no score."""
-        if len(self.weights) != 5 or not any(self.weights):
-            raise ValueError("weights: must be 5 numbers, one per attribute, not all 0")
+        check_weights(self.weights)

@@ -62,8 +62,11 @@ def _histogram(values_N: np.ndarray) -> Iterator[tuple[float, float, int]]:
 
 
 def attributes(evidence: Evidence) -> Check:
-    """Check that the attributes are more than one opinion: correlations of the differences between answers."""
-    settings = evidence.settings
+    """Check that the attributes are more than one opinion: correlations of the differences between answers.
+
+    Those of the reference only warn: where right answers are the helpful ones, a judge that cannot err says so.
+    """
+    settings, exact = evidence.settings, evidence.judge == evidence.settings.reference
     findings = Findings("attributes", settings)
     rows = [*_attribute_differences(evidence)]
     if not rows:
@@ -78,7 +81,7 @@ def attributes(evidence: Evidence) -> Check:
             found = resampled(correlation, columns, settings.resampling, prompts_N)
             weighed = settings.weights[place] and settings.weights[later]
             limit = settings.limits.halo if weighed else None
-            findings.add(f"{first} with {ATTRIBUTES[later]}", found, limit, share=False)
+            findings.add(f"{first} with {ATTRIBUTES[later]}", found, limit, share=False, only_warns=exact)
             findings.draw("correlations", first, ATTRIBUTES[later], found.value, found.low, found.high)
     return findings.check()
 

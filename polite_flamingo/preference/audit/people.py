@@ -1,33 +1,29 @@
 """People's votes and ratings, as `labels.jsonl` holds them.
 
-A line is one vote between two answers to a prompt, one person's ratings of an answer, or whether a pair is to be kept,
-as `polite-flamingo vote` writes it where most voters agree:
+A line is one vote between two answers to a prompt, as `polite-flamingo vote` writes it, or one person's ratings of an
+answer:
 
     {"key": "vqa/train/17", "first": 0, "second": 2, "vote": "first", "voter": "ann"}
     {"key": "vqa/train/17", "first": "chosen", "second": "rejected", "vote": "tie", "voter": "ben"}
     {"key": "vqa/train/17", "answer": 0, "voter": "ann", "helpfulness": 3, "correctness": 4}
-    {"key": "vqa/train/17", "keep": false}
 
 An answer is named by its number among the candidates, or as the "chosen" or "rejected" side of the pair of this key.
-Ratings are whole numbers from 0 to 4, like the judge's. The votes that `polite-flamingo vote` keeps on pairs are read
-as they are: the last action of a voter on a pair counts, and one that was undone does not.
+Ratings are whole numbers from 0 to 4, like the judge's. Of two votes by the same voter on the same answers the later
+one counts. Other lines, such as those that say whether to keep a rewritten text, are counted and passed over.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from polite_flamingo.candidates import ATTRIBUTES, MOST
+from polite_flamingo.preference.votes.log import identity
 from polite_flamingo.storage.location import location
 
 Side = int | Literal["chosen", "rejected"]
-Outcome = Literal["first", "second", "tie", "both_bad"]
-OUTCOMES: tuple[str, ...] = get_args(Outcome)
-NO_VOTE = ("skip", "undo")
-"""What a voter can also do, in the file of `polite-flamingo vote`."""
 
 PREFERS: Mapping[str, float] = {"first": 1.0, "second": -1.0, "tie": 0.0, "both_bad": 0.0}
 """What a vote says of the two answers."""
@@ -61,18 +57,16 @@ class Labels:
     Attributes:
         votes: choices between two answers.
         ratings: ratings of single answers.
-        keep: key of a pair -> whether its chosen answer is better.
         other: lines of another kind, such as the marks that `polite-flamingo agreement` reads.
     """
 
     votes: tuple[Vote, ...] = ()
     ratings: tuple[PersonRating, ...] = ()
-    keep: Mapping[str, bool] = field(default_factory=dict)
     other: int = 0
 
     def __len__(self) -> int:
         """Return the number of labels that an audit can use."""
-        return len(self.votes) + len(self.ratings) + len(self.keep)
+        return len(self.votes) + len(self.ratings)
 
 
 def read_labels(path: str) -> Labels:
@@ -85,27 +79,24 @@ def read_labels(path: str) -> Labels:
         lines = location(path).read_text().split("\n")
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as labels: {error}") from None
-    votes: dict[tuple[str, ...], Vote | None] = {}
-    ratings, keep, other = list[PersonRating](), dict[str, bool](), 0
+    votes: dict[tuple[str, ...], Vote] = {}
+    ratings, other = list[PersonRating](), 0
     for number, line in enumerate(lines, 1):
         if line.strip():
             record = _record(line, where := f"{path}, line {number}")
-            if "vote" in record or record.get("kind") == "pairs":
-                made = _vote(record, where)
-                votes[_identity(record)] = made
+            if "vote" in record:
+                votes[_identity(record)] = _vote(record, where)
             elif "answer" in record:
                 ratings.append(_ratings(record, where))
-            elif isinstance(record.get("keep"), bool):
-                keep[record["key"]] = record["keep"]
             else:
                 other += 1
-    return Labels(votes=tuple(vote for vote in votes.values() if vote), ratings=tuple(ratings), keep=keep, other=other)
+    return Labels(votes=tuple(votes.values()), ratings=tuple(ratings), other=other)
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what only the last line of a voter about the same two answers has."""
-    sides = sorted((str(record["first"]), str(record["second"])))
-    return (str(record.get("voter", "")).casefold(), record["key"], str(record.get("battle", "")), *sides)
+    sides = sorted((str(record.get("first")), str(record.get("second"))))
+    return (identity(str(record.get("voter", ""))), record["key"], *sides)
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
@@ -118,17 +109,13 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _vote(record: Mapping[str, Any], where: str) -> Vote | None:
-    """Return a vote; None for an action that takes one back or makes none."""
-    name = "vote" if "vote" in record else "action"
-    if record.get(name) not in (*OUTCOMES, *NO_VOTE):
-        raise ValueError(f"{where}: {name} must be one of {', '.join(OUTCOMES)}")
+def _vote(record: Mapping[str, Any], where: str) -> Vote:
+    if record["vote"] not in PREFERS:
+        raise ValueError(f"{where}: vote must be one of {', '.join(PREFERS)}")
     first, second = (_side(record.get(name), f"{where}: {name}") for name in ("first", "second"))
     if first == second:
         raise ValueError(f"{where}: first and second are the same answer")
-    if record[name] in NO_VOTE:
-        return None
-    prefers = PREFERS[record[name]]
+    prefers = PREFERS[record["vote"]]
     return Vote(key=record["key"], first=first, second=second, prefers=prefers, voter=str(record.get("voter", "")))
 
 

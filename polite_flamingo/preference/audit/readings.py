@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from polite_flamingo.candidates import Rating
-from polite_flamingo.preference.pairing import score
+from polite_flamingo.preference.pairing import WEIGHTS, numbers_of, score
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample
 
 _Name = TypeVar("_Name", int, str)
@@ -68,6 +68,10 @@ class Prompt:
     readings: tuple[Reading, ...]
     unmatched: int = 0
 
+    def numbered(self, number: int) -> int | None:
+        """Return the place of the answer with a number; None if there is none."""
+        return self.numbers.index(number) if number in self.numbers else None
+
     def read_by(self, judge: str, *, blind: bool = False) -> list[Reading]:
         """Return a judge's readings; those of a black picture only if `blind`."""
         return [one for one in self.readings if one.judge == judge and one.blind == blind]
@@ -93,13 +97,14 @@ def _means(tables: Sequence[Mapping[_Name, float]]) -> dict[_Name, float]:
     return {name: math.fsum(found) / len(found) for name, found in values.items()}
 
 
-def prompt_of(sample: Sample, shard: str, weights: Sequence[float]) -> Prompt:
+def prompt_of(sample: Sample, shard: str, weights: Sequence[float] = WEIGHTS, *, expected: bool = False) -> Prompt:
     """Return what the auditor keeps of a sample with candidates.
 
     Args:
         sample: its candidates' ratings are matched into readings.
         shard: name of its shard.
         weights: of `ATTRIBUTES` in a score.
+        expected: score by `Rating.expected` where a rating has it.
     """
     slots: dict[tuple[str, bool, bool, int, int], dict[int, Rating]] = {}
     for answer, candidate in enumerate(sample.candidates):
@@ -108,7 +113,7 @@ def prompt_of(sample: Sample, shard: str, weights: Sequence[float]) -> Prompt:
             mode = (rating.judge, rating.blind, rating.shown == 1, rating.sample)
             slots.setdefault((*mode, made[mode]), {})[answer] = rating
             made[mode] += 1
-    readings = [found for slot, ratings in slots.items() if (found := _reading(slot, ratings, weights))]
+    readings = [found for slot, ratings in slots.items() if (found := _reading(slot, ratings, weights, expected))]
     total = sum(len(candidate.ratings) for candidate in sample.candidates)
     return Prompt(
         key=sample.key,
@@ -124,7 +129,7 @@ def prompt_of(sample: Sample, shard: str, weights: Sequence[float]) -> Prompt:
 
 
 def _reading(
-    slot: tuple[str, bool, bool, int, int], ratings: Mapping[int, Rating], weights: Sequence[float]
+    slot: tuple[str, bool, bool, int, int], ratings: Mapping[int, Rating], weights: Sequence[float], expected: bool
 ) -> Reading | None:
     judge, blind, alone, _, _ = slot
     places = {answer: rating.place for answer, rating in ratings.items()}
@@ -133,7 +138,7 @@ def _reading(
     scores = {
         answer: found
         for answer, rating in ratings.items()
-        if (found := score(_numbers({**rating.values, **rating.expected}), weights)) is not None
+        if (found := score(numbers_of(rating, expected=expected), weights)) is not None
     }
     if not scores:
         return None
@@ -143,17 +148,8 @@ def _reading(
         alone=alone,
         scores=scores,
         places={answer: places[answer] for answer in scores},
-        values={answer: _numbers(ratings[answer].values) for answer in scores},
+        values={answer: numbers_of(ratings[answer]) for answer in scores},
     )
-
-
-def _numbers(values: Mapping[str, object]) -> dict[str, float]:
-    """Return what is a number: a judge that broke its own schema counts as one that did not rate."""
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
 
 
 def digest(text: str) -> str:

@@ -32,8 +32,6 @@ def suspicious(evidence: Evidence, found: Neighbours) -> list[Suspicion]:
     listed = list[Suspicion]()
     for pair in evidence.pairs:
         reasons = [*_reasons(pair, evidence), *_people_say(against_people.get(pair.key, Counter()))]
-        if evidence.given and not evidence.labels.keep.get(pair.key, True):
-            reasons.append((2.0, "people would not keep this pair"))
         if evidence.given and (pair.question, pair.sides) in against:
             reasons.append((2.0, "another pair says the opposite"))
         if pair.asked in found.leaked:

@@ -16,17 +16,17 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from statistics import fmean
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from polite_flamingo.candidates import Candidate, Rating
+from polite_flamingo.candidates import Candidate
 from polite_flamingo.conversations import parts_of
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.filters.judge import AXES
 from polite_flamingo.filters.thresholds import nli_margin
 from polite_flamingo.images.digest import digest
+from polite_flamingo.preference.pairing import WEIGHTS, mean_ratings, score
 from polite_flamingo.sample import Sample
 
 Kind = Literal["rewriting", "pairs", "answers"]
@@ -35,9 +35,6 @@ KINDS: tuple[str, ...] = get_args(Kind)
 CHOSEN, REJECTED = "chosen", "rejected"
 LABEL = "the pair's label"
 """The rater of kind "pairs" that always prefers the chosen answer."""
-
-SCORED = ("helpfulness", "correctness", "coherence")
-"""The attributes whose sum is an answer's score (arXiv 2402.10884)."""
 
 GOOD_MARK = 3
 """Marks of a build's judge from this on count as good, as in `polite-flamingo agreement`."""
@@ -50,7 +47,7 @@ class Side:
     Attributes:
         name: who wrote it; voters never see it.
         text: what they read.
-        number: of the candidate that it is; None for other texts.
+        number: of the candidate that it is; None for a text that is none.
     """
 
     name: str
@@ -90,12 +87,13 @@ Scored = tuple[Side, Mapping[str, float]]
 """A text and what machines give it: rater -> score."""
 
 
-def battles_of(sample: Sample, show: str = "") -> list[Battle]:
+def battles_of(sample: Sample, show: str = "", weights: Sequence[float] = WEIGHTS) -> list[Battle]:
     """Return the battles that a sample holds, without those of two equal or empty texts.
 
     Args:
         sample: as it stands in a shard.
         show: one of `KINDS`; "" for what the sample holds: a pair, else candidates, else rewritten texts.
+        weights: of `ATTRIBUTES` in the score that a judge gives an answer.
     """
     kind = show or ("pairs" if sample.rejected is not None else "answers" if sample.candidates else "rewriting")
     if kind == "rewriting":
@@ -105,14 +103,15 @@ def battles_of(sample: Sample, show: str = "") -> list[Battle]:
     if part is None:  # the last turn is only context
         return []
     if kind == "answers":
-        return between(sample, part, [scored(one) for one in sample.candidates])
+        return between(sample, part, [scored(one, weights) for one in sample.candidates])
     if sample.rejected is None or sample.rewritten is None:
         return []
-    judged = {one.text: scored(one)[1] for one in sample.candidates}
-    sides = [
-        (Side(name=name, text=text), {**judged.get(text, {}), LABEL: float(name == CHOSEN)})
-        for name, text in ((CHOSEN, sample.rewritten), (REJECTED, sample.rejected))
-    ]
+    # Of equal answers the first, as in the audit.
+    known = {one.text: scored(one, weights) for one in reversed(sample.candidates)}
+    sides = []
+    for name, text in ((CHOSEN, sample.rewritten), (REJECTED, sample.rejected)):
+        side, scores = known.get(text, (Side(name=name, text=text), {}))
+        sides.append((replace(side, name=name), {**scores, LABEL: float(name == CHOSEN)}))
     return between(sample, part, sides, "pairs")
 
 
@@ -127,30 +126,19 @@ def between(sample: Sample, part: Sample, texts: Iterable[Scored], kind: Kind = 
     """
     found = []
     for one, other in itertools.combinations(texts, 2):
-        margins = {rater: score - other[1][rater] for rater, score in one[1].items() if rater in other[1]}
+        margins = {rater: given - other[1][rater] for rater, given in one[1].items() if rater in other[1]}
         battle = _battle(sample, part, kind, one[0], other[0], margins)
         if battle is not None:
             found.append(battle)
     return sorted(found, key=lambda battle: battle.id)
 
 
-def scored(candidate: Candidate) -> Scored:
-    """Return a candidate's text with each judge's mean score, without ratings made of a black picture."""
-    by_judge: dict[str, list[float]] = {}
-    for rating in candidate.ratings:
-        if not rating.blind and (score := _score(rating)) is not None:
-            by_judge.setdefault(rating.judge, []).append(score)
+def scored(candidate: Candidate, weights: Sequence[float] = WEIGHTS) -> Scored:
+    """Return a candidate's text with the score that each judge gives it, as `polite-flamingo pair` would count it."""
     side = Side(name=candidate.model, text=candidate.text, number=candidate.number)
-    return side, {judge: fmean(scores) for judge, scores in by_judge.items()}
-
-
-def _score(rating: Rating) -> float | None:
-    """Return the score of a rating; None if it lacks a number."""
-    if "reward" in rating.values:
-        return _number(rating.values["reward"])
-    found = [_number(rating.values.get(name)) for name in SCORED]
-    known = [one for one in found if one is not None]
-    return sum(known) if len(known) == len(SCORED) else None
+    means = {judge: mean_ratings(candidate.ratings, judge) for judge in {one.judge for one in candidate.ratings}}
+    found = {judge: score(mean, weights) for judge, mean in means.items()}
+    return side, {judge: value for judge, value in found.items() if value is not None}
 
 
 def _number(value: Any) -> float | None:

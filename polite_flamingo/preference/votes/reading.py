@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from polite_flamingo.endpoints.answers import without_reasoning
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Answer, Judged, first_turn
 from polite_flamingo.evaluation.responses import known_responses
+from polite_flamingo.preference.pairing import WEIGHTS
 from polite_flamingo.preference.votes.battles import Battle, Choice, Scored, Side, battles_of, between, rank
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.discovery import shard_names
@@ -33,6 +34,7 @@ class Wanted:
         show: one of `battles.KINDS`; "" for what each sample holds.
         count: most battles.
         seed: of the choice.
+        weights: of `ATTRIBUTES` in the score that a judge gives an answer.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Wanted:
     show: str = ""
     count: int = 200
     seed: int = 0
+    weights: tuple[float, ...] = WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def gather(wanted: Wanted, say: Callable[[str], None] = lambda line: None) -> Ga
             if isinstance(row, Quarantined):
                 counts["quarantined"] += 1
             else:
-                choice.add(battles_of(row, wanted.show) if told is None else told.battles(row))
+                choice.add(battles_of(row, wanted.show, wanted.weights) if told is None else told.battles(row))
     return Gathered(
         battles=choice.chosen(),
         shards=(len(shards), read),

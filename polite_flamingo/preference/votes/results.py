@@ -152,7 +152,9 @@ def labels(votes: Sequence[Vote]) -> list[dict[str, Any]]:
     """Return the lines of labels.jsonl: whether to keep a rewritten text, and every choice between two answers.
 
     `polite-flamingo agreement --labels` reads the former, `polite-flamingo audit --labels` the latter; each passes over
-    the other's. Answers of an evaluation are no candidates, so no line names them.
+    the other's. Answers go by their number among the candidates, so that a line stays true when pairs are made again
+    by another rule; the sides of a pair that has no candidates are "chosen" and "rejected". Answers of an evaluation
+    are no candidates, so no line names them.
     """
     kept = sorted(keepers(votes).items(), key=lambda one: (one[0][0], one[0][1] or 0))
     lines = [{"key": key, **({} if turn is None else {"turn": turn}), "keep": keep} for (key, turn), keep in kept]
@@ -160,11 +162,11 @@ def labels(votes: Sequence[Vote]) -> list[dict[str, Any]]:
 
 
 def _choice(vote: Vote) -> dict[str, Any] | None:
-    sides: tuple[Any, Any] = (vote.first, vote.second)
-    if vote.kind == "answers":
-        sides = (vote.first_number, vote.second_number)
-    if vote.kind == "rewriting" or None in sides:
-        return None
+    sides: tuple[Any, Any] = (vote.first_number, vote.second_number)
+    if None in sides:
+        if vote.kind != "pairs":
+            return None
+        sides = (vote.first, vote.second)
     return {"key": vote.key, "first": sides[0], "second": sides[1], "vote": vote.action, "voter": vote.voter}
 
 

@@ -31,10 +31,10 @@ def pair(key: str, chosen: str = "two", rejected: str = "three", *, like: int = 
 
 def evidence_of(*samples: Sample) -> Evidence:
     settings = AuditSettings()
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     for sample in samples:
         collected.add(sample, "shard")
-    return gather(collected, Labels(), settings)
+    return gather(collected, Labels())
 
 
 def compared(tmp_path: Path, pairs: tuple[Sample, ...], evaluation: tuple[Sample, ...] = ()) -> Neighbours:

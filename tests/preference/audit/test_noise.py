@@ -18,12 +18,12 @@ from tests.support import planted_judges as planted
 def test_it_is_within_five_points_of_the_true_flip_rate_on_shapes(flips: float, readings: int) -> None:
     """Every request turns the order of its ratings round with the given probability."""
     settings = AuditSettings(resampling=Resampling(draws=20))
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     for sample in planted.rated(
         400, planted.exact, orders=1, samples=readings, blind=0, alone=False, flips=flips, seed=1
     ):
         collected.add(sample, "shard")
-    [found] = [one.found for one in noise(gather(collected, Labels(), settings)).measures if one.name == "label noise"]
+    [found] = [one.found for one in noise(gather(collected, Labels())).measures if one.name == "label noise"]
     assert found.value == pytest.approx(flips, abs=0.05)
     assert found.n == 400
 

@@ -18,6 +18,7 @@ from polite_flamingo.preference.audit.people import Labels, read_labels
 from tests.support.rated_answers import rated
 
 PROMPTS = 40
+VOTERS = {"ann": "first", "ben": "first", "cid": "second"}
 
 
 def labels_of(tmp_path: Path, *lines: dict[str, Any]) -> Labels:
@@ -29,11 +30,11 @@ def labels_of(tmp_path: Path, *lines: dict[str, Any]) -> Labels:
 def checked(labels: Labels) -> Check:
     """Of prompts whose first answer is better, 8 points apart, each with its pair."""
     settings = AuditSettings(resampling=Resampling(draws=20))
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     for number in range(PROMPTS):
         sample = rated(f"a/b/{number}", {"two": (4, 4, 4, 1, 1), "three": (2, number % 2, 2, 1, 1)})
         collected.add(dataclasses.replace(sample, rewritten="two", rejected="three"), "shard")
-    return people(gather(collected, labels, settings))
+    return people(gather(collected, labels))
 
 
 def figures(check: Check) -> dict[str, float]:
@@ -47,7 +48,9 @@ def vote(number: int, said: str = "first", voter: str = "ann", **more: Any) -> d
 def test_votes_on_sides_and_on_numbers_agree_with_judge_and_pairs(tmp_path: Path) -> None:
     by_number = [vote(n, "second", first=1, second=0) for n in range(20)]  # the second is answer 0, the chosen one
     found = checked(labels_of(tmp_path, *by_number, *(vote(n) for n in range(20, PROMPTS))))
-    assert figures(found) == {"choices of the judge": 1.0, "labels of the pairs": 1.0}
+    assert figures(found) == {
+        "choices of the judge": 1.0, "labels of the pairs": 1.0, "pairs that people would keep": 1.0,
+    }  # fmt: skip
     assert found.verdict == "pass"
 
 
@@ -75,28 +78,29 @@ def test_ratings_are_compared_attribute_by_attribute(tmp_path: Path) -> None:
     assert found["correctness"] == 1.0 and found["helpfulness"] == 0.0, "who always says 3 agrees by chance alone"
 
 
-def test_the_votes_of_polite_flamingo_vote_are_read_as_they_are(tmp_path: Path) -> None:
-    battle = {"battle": "x", "kind": "pairs", "left": "first", "seconds": 2.0, "turn": None, "time": "2026-01-01"}
-
-    def action(number: int, what: str, voter: str = "Ann") -> dict[str, Any]:
-        line = vote(number, voter=voter, action=what, **battle)
-        return {name: value for name, value in line.items() if name != "vote"}
-
-    lines = [action(0, "second"), action(0, "first", "ann"), action(1, "first"), action(1, "undo"), action(2, "skip")]
+def test_the_later_vote_of_a_voter_counts_and_lines_for_other_commands_are_passed_over(tmp_path: Path) -> None:
+    lines = [vote(0, "second", "Ann"), vote(0, "first", "ann"), {"key": "a/b/1", "keep": False, "turn": 2}]
     found = labels_of(tmp_path, *lines, {"key": "a/b/3", "relevance": 5})
-    assert [(one.key, one.prefers) for one in found.votes] == [("a/b/0", 1.0)] and found.other == 1
+    assert [(one.key, one.prefers) for one in found.votes] == [("a/b/0", 1.0)] and found.other == 2
 
 
 def test_pairs_that_people_would_not_keep_fail_it(tmp_path: Path) -> None:
-    found = checked(labels_of(tmp_path, *({"key": f"a/b/{n}", "keep": n % 5 == 0} for n in range(PROMPTS))))
-    assert figures(found) == {"pairs that people would keep": 0.2} and found.verdict == "fail"
-    assert not found.missing
+    said = ("first", "both_bad", "tie", "second", "both_bad")
+    found = checked(labels_of(tmp_path, *(vote(n, said[n % 5]) for n in range(PROMPTS))))
+    [kept] = [one for one in found.measures if one.name == "pairs that people would keep"]
+    assert kept.found.value == 0.2 and kept.verdict == "fail"
+
+
+def test_two_voters_of_three_keep_a_pair(tmp_path: Path) -> None:
+    lines = [vote(n, said, voter) for n in range(PROMPTS) for voter, said in VOTERS.items()]
+    assert figures(checked(labels_of(tmp_path, *lines)))["pairs that people would keep"] == 1.0
+    assert figures(checked(labels_of(tmp_path, *lines[1:])))["pairs that people would keep"] == 1 - 1 / PROMPTS
 
 
 def test_labels_of_unknown_answers_are_counted(tmp_path: Path) -> None:
     lines = [vote(n) for n in range(PROMPTS)] + [vote(999), vote(1, first=0, second=7, voter="ben")]
-    found = checked(labels_of(tmp_path, *lines, {"key": "elsewhere", "keep": True}))
-    assert found.missing == ("the answers of 3 of 43 labels",)
+    found = checked(labels_of(tmp_path, *lines))
+    assert found.missing == ("the answers of 2 of 42 labels",)
 
 
 def test_without_labels_it_says_what_is_needed() -> None:

@@ -31,10 +31,10 @@ def pairs_of(samples: Sequence[Sample], flips: float = 0.0) -> list[Sample]:
 
 
 def audited(samples: Sequence[Sample], pairs: Sequence[Sample] = (), settings: AuditSettings = QUICK) -> Audit:
-    collected = Collected(weights=settings.weights)
+    collected = Collected(settings=settings)
     for sample in (*samples, *pairs):
         collected.add(sample, "shard")
-    return audit(gather(collected, Labels(), settings), Neighbours(), near=False)
+    return audit(gather(collected, Labels()), Neighbours(), near=False)
 
 
 def verdicts(result: Audit) -> dict[str, str]:

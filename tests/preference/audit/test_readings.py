@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from polite_flamingo.candidates import Candidate, Rating
+from polite_flamingo.preference import pairing
 from polite_flamingo.preference.audit.evidence import Collected, gather
 from polite_flamingo.preference.audit.limits import AuditSettings
 from polite_flamingo.preference.audit.people import Labels
 from polite_flamingo.preference.audit.readings import Prompt, asked_digest, digest, prompt_of
+from polite_flamingo.preference.pairing import PairingConfig
 from polite_flamingo.sample import Sample
 from tests.support import planted_judges as planted
 from tests.support.rated_answers import rated, rating
@@ -52,9 +54,19 @@ def test_a_rating_that_gives_no_score_is_left_out_and_counted(broken: dict[str, 
     assert found.scores("rule") == {0: 12.0} and found.unmatched == 1
 
 
-def test_expected_ratings_count_instead_of_whole_ones_where_there_are_any() -> None:
+def test_answers_score_as_pair_scores_them_by_whole_ratings_or_by_expected_ones() -> None:
     sharper = dataclasses.replace(rating(4, 4, 4), expected={"helpfulness": 3.5})
-    assert prompt((sharper,), (rating(4, 4, 4),)).scores("rule") == {0: 11.5, 1: 12.0}
+    assert prompt((sharper,), (rating(4, 4, 4),)).scores("rule") == {0: 12.0, 1: 12.0}
+    sample = rated("a/b/0", {"two": (), "three": ()})
+    candidates = zip(sample.candidates, (sharper, rating(4, 4, 4)), strict=True)
+    sample = dataclasses.replace(
+        sample, candidates=tuple(dataclasses.replace(one, ratings=(given,)) for one, given in candidates)
+    )
+    for expected in (False, True):
+        found = pairing.scored(sample, PairingConfig(expected=expected))
+        read = prompt_of(sample, "shard", expected=expected).scores("rule")
+        assert read == {number: one.score for number, one in enumerate(found)}
+    assert read == {0: 11.5, 1: 12.0}
 
 
 def test_a_judge_of_one_number_gives_its_number() -> None:
@@ -70,10 +82,10 @@ def test_digests_ignore_white_space_and_see_pictures() -> None:
 
 def gathered(samples: list[Sample], **settings: Any) -> Any:
     chosen = AuditSettings(**settings)
-    collected = Collected(weights=chosen.weights)
+    collected = Collected(settings=chosen)
     for sample in samples:
         collected.add(sample, "shard")
-    return gather(collected, Labels(), chosen)
+    return gather(collected, Labels())
 
 
 def test_the_judge_is_the_one_that_pairs_name_or_the_only_one_besides_the_reference() -> None:
