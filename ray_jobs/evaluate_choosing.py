@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 from polite_flamingo.evaluation.choice_records import ChoiceRecords
 from polite_flamingo.evaluation.contestants import Checkpoint, wanted_by
@@ -85,13 +86,13 @@ def multiple_choice(evaluation: Evaluation) -> MultipleChoice | None:
     if choices.by == "off":
         return None
     asked = _asked(evaluation)
-    read: dict[str, ChoiceRecords] = {}
+    read: list[ChoiceRecords] = []
     scored: dict[str, dict[str, Scored]] = {}
     for name in asked:
-        texts = in_order(lambda shard, name=name: _file(evaluation, name, shard), evaluation.shards, SHARDS_AT_ONCE)
-        read = {shard: ChoiceRecords.from_json(text) for shard, text in zip(evaluation.shards, texts, strict=True)}
-        scored[name] = {key: one for records in read.values() for key, one in records.scored.items()}
-    options = {key: one for records in read.values() for key, one in records.options.items()}  # the same for all
+        texts = in_order(partial(_file, evaluation, name), evaluation.shards, SHARDS_AT_ONCE)
+        read = [ChoiceRecords.from_json(text) for text in texts]
+        scored[name] = {key: one for records in read for key, one in records.scored.items()}
+    options = {key: one for records in read for key, one in records.options.items()}  # the same for all
     results = choice_results(
         list(options.values()), {name: [found[key] for key in options] for name, found in scored.items()},
         choices.by, evaluation.config.evaluation.resampling,
@@ -100,7 +101,7 @@ def multiple_choice(evaluation: Evaluation) -> MultipleChoice | None:
         by=choices.by,
         results=results,
         left_out=tuple(name for name in evaluation.contestants if name not in asked),
-        refused=dict(Counter(bad.reason for records in read.values() for bad in records.refused.values())),
+        refused=dict(Counter(bad.reason for records in read for bad in records.refused.values())),
     )
 
 

@@ -9,7 +9,7 @@ Shapes: S tokens of a row, N of them answers' tokens, T images, G segments.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ class FlamingoScorer:
                 found[index] = broken
         return found
 
-    def _encode(self, encoded: dict[str, bytes]) -> dict[str, Tensor | BadSample]:
+    def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, Tensor | BadSample]:
         latents, broken = encode(self.model, encoded)
         return {**broken, **latents}
 

@@ -145,7 +145,7 @@ def choice_results(
     return {
         name: _results(
             accuracy,
-            [(options[place], picks[name][place]) for place in np.flatnonzero(np.isfinite(right_N))],
+            [(options[place], picks[name][place]) for place in np.flatnonzero(np.isfinite(right_N)).tolist()],
             Counter(one.reason for one in scored[name] if isinstance(one, BadSample)),
         )
         for name, accuracy, right_N in estimates
