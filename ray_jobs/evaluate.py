@@ -9,6 +9,7 @@ more contestant, adds only what is missing; an endpoint gets its failed samples 
 the life of the output folder. Means, intervals and pages are recomputed each time, which takes seconds.
 
     OUT/responses/NAME/SHARD.jsonl   what NAME answered, or why it did not (`evaluate_answering.py`)
+    OUT/choices/NAME/SHARD.json      what NAME makes of multiple-choice questions (`evaluate_choosing.py`)
     OUT/judged/SHARD.json            the numbers of every answer (`evaluate_judging.py`)
     OUT/evaluation.json              the shards as they were first read; if one has changed, the folder is refused
     OUT/results.json OUT/results.md OUT/report.html
@@ -43,13 +44,14 @@ from ray_jobs.evaluate_answering import (
     identity,
     try_out_endpoint,
 )
+from ray_jobs.evaluate_choosing import choose_on_ray, multiple_choice, unasked
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluate_judging import conclude, judge_on_ray, stale
 from ray_jobs.progress import counted
 from ray_jobs.resumable_job import check_input, clear
 
 OUTPUTS = (
-    "responses", "judged", "journal", "parts", "results.json", "results.md", "report.html", "config.yaml",
+    "responses", "choices", "judged", "journal", "parts", "results.json", "results.md", "report.html", "config.yaml",
     "evaluation.json", "ray_data_stats.txt",
 )  # fmt: skip
 """What an evaluation leaves in its folder."""
@@ -58,13 +60,17 @@ FEW = 100
 """Fewer samples than this get a warning: a share of 99 has an interval of up to ±10 points."""
 
 
-def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None) -> None:
+def evaluate(
+    config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None,
+    choosing_actor: type | None = None,
+) -> None:  # fmt: skip
     """Run the job, or what is left of it.
 
     Args:
         config: of the job.
         answering_actor: replaces `AnsweringActor`, for tests without a model.
         judging_actor: replaces `JudgingActor`, likewise.
+        choosing_actor: replaces `ChoosingActor`, likewise.
 
     Raises:
         ValueError: a contestant, the input or the output folder is wrong; the message says what to do.
@@ -86,15 +92,16 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
         digests = check_input(out / "evaluation.json", shards)
         check_contestants(evaluation)
         (out / "config.yaml").put(to_yaml(replace(config, fresh=False)))
-        answer_and_judge(evaluation, digests, answering_actor, judging_actor)
-        results = conclude(evaluation)
+        answer_and_judge(evaluation, digests, answering_actor, judging_actor, choosing_actor)
+        results = conclude(evaluation, multiple_choice(evaluation))
         print_summary(results, out)
         fail_without_answers(results, contestants)
 
 
 def answer_and_judge(
-    evaluation: Evaluation, digests: Mapping[str, str], answering_actor: type | None, judging_actor: type | None
-) -> None:
+    evaluation: Evaluation, digests: Mapping[str, str], answering_actor: type | None, judging_actor: type | None,
+    choosing_actor: type | None = None,
+) -> None:  # fmt: skip
     """Collect every missing answer, then judge what has changed. Ray starts only if there is work for it."""
     contestants = evaluation.contestants
     endpoints = {name: one for name, one in contestants.items() if isinstance(one, Endpoint)}
@@ -107,11 +114,14 @@ def answer_and_judge(
         answer_from_endpoint(evaluation, name, endpoint)
     models = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
     unanswered = {name: todo for name in models if (todo := unanswered_by(name, evaluation))}
-    work = unanswered or stale(evaluation, digests)
+    asking = unasked(evaluation, digests)
+    work = unanswered or asking or stale(evaluation, digests)
     needs = evaluation.config.pools.needs(shards=len(evaluation.shards))
     with running_ray(needs) if work else contextlib.nullcontext():
         for name, todo in unanswered.items():
             answer_on_ray(evaluation, name, models[name], todo, answering_actor)
+        for name, identities in asking.items():
+            choose_on_ray(evaluation, name, identities, choosing_actor)
         if unjudged := stale(evaluation, digests):
             judge_on_ray(evaluation, unjudged, judging_actor)
 
@@ -141,6 +151,11 @@ def print_summary(results: Results, out: Location) -> None:
             )
         if (yes := results.yes_no.get(name)) is not None:
             parts.append(f"{shown('accuracy', yes.accuracy.value)} of {counted(yes.accuracy.n, 'yes-or-no question')}")
+        if results.choices and (picks := results.choices.results.get(name)) is not None:
+            many = counted(picks.accuracy.n, "multiple-choice question")
+            parts.append(
+                f"{shown('accuracy', picks.accuracy.value)} of {many} (chance {shown('accuracy', picks.chance)})"
+            )
         if given.words is not None:
             parts.append(f"{given.words:.1f} words")
         rows.append((name, ", ".join([*parts, *given.trouble()])))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
+from polite_flamingo.evaluation.choices import ChoicesConfig
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.rewriters.config import RewriterSection
@@ -23,6 +24,7 @@ class EvaluationConfig:
         server: time-outs and retries of endpoints.
         resampling: bootstrap of the confidence intervals.
         difficulty: length-controlled win rates also take out how hard a sample is: the other contestants' mean reward.
+        choices: multiple-choice questions, answered by log-probability.
     """
 
     by: Literal["task", "dataset"] = "task"
@@ -31,6 +33,7 @@ class EvaluationConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     resampling: Resampling = field(default_factory=Resampling)
     difficulty: bool = False
+    choices: ChoicesConfig = field(default_factory=ChoicesConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

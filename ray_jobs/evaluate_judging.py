@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from polite_flamingo.evaluation.contestants import Recorded
 from polite_flamingo.evaluation.examples import Example, choose, example
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged, joined
 from polite_flamingo.evaluation.markdown import to_markdown
+from polite_flamingo.evaluation.multiple_choice import MultipleChoice
 from polite_flamingo.evaluation.responses import known_responses, read_responses
 from polite_flamingo.evaluation.results import Results, summarise
 from polite_flamingo.report.evaluation import page
@@ -93,8 +95,12 @@ def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: t
         pass
 
 
-def conclude(evaluation: Evaluation) -> Results:
+def conclude(evaluation: Evaluation, choices: MultipleChoice | None = None) -> Results:
     """Turn the numbers of every shard into OUT/results.json, results.md and report.html.
+
+    Args:
+        evaluation: the evaluation under way.
+        choices: what contestants pick in multiple-choice questions.
 
     Raises:
         ValueError: there is no sample, or a file of recorded answers has none for any of them.
@@ -122,6 +128,7 @@ def conclude(evaluation: Evaluation) -> Results:
         judged, text_only=config.text_only, resampling=config.evaluation.resampling,
         difficulty=config.evaluation.difficulty,
     )  # fmt: skip
+    results = replace(results, choices=choices)
     unreadable: Counter[str] = Counter()
     for record in records.values():
         unreadable.update(record["unreadable"])

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from polite_flamingo.flamingo.model.attention import isolation
 from polite_flamingo.packing.pack import PackedRow
 from polite_flamingo.sample import BadSample
 from training.features import Features
@@ -90,29 +91,6 @@ class ModelWithLoss(nn.Module):
         loss = F.cross_entropy(logits_NV, target_N, reduction="sum")
         correct = (logits_NV.detach().argmax(-1) == target_N).sum()
         return loss, correct
-
-
-def isolation(sample_index_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return a mask that separates the samples of a row, and positions (B, S) counted from the start of each sample.
-
-    Args:
-        sample_index_BS: index of each token's sample; a sample's tokens are next to each other.
-        dtype: dtype of the mask.
-
-    Returns:
-        The mask (B, 1, S, S) is added to attention scores. It is not boolean, because MPT and LLaMA read booleans in
-        opposite ways; both understand 0 and the lowest number of the dtype.
-    """
-    size = sample_index_BS.shape[1]
-    causal_SS = torch.ones(size, size, dtype=torch.bool, device=sample_index_BS.device).tril()
-    seen_BSS = (sample_index_BS[:, :, None] == sample_index_BS[:, None, :]) & causal_SS
-    mask = torch.zeros(seen_BSS.shape, dtype=dtype, device=sample_index_BS.device).masked_fill(
-        ~seen_BSS, torch.finfo(dtype).min
-    )
-    place_S = torch.arange(size, device=sample_index_BS.device)
-    begins_BS = torch.diff(sample_index_BS, dim=1, prepend=sample_index_BS[:, :1] - 1) != 0
-    start_BS = torch.where(begins_BS, place_S, 0).cummax(dim=1).values
-    return mask[:, None], place_S - start_BS
 
 
 def make_batch(

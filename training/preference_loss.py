@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from polite_flamingo.flamingo.model.attention import isolation
 from polite_flamingo.flamingo.model.lora import without_lora
 from polite_flamingo.preference.log_probs import TokenScores, pair_weights, sums, token_scores
 from polite_flamingo.preference.loss_config import PreferenceConfig
 from polite_flamingo.preference.losses import PairLogProbs, pair_losses, reward_metrics
-from training.loss import Batch, isolation
+from training.loss import Batch
 from training.pair_batch import PairBatch
 
 if TYPE_CHECKING:

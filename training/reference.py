@@ -155,7 +155,7 @@ def kl_term(module: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> float:
         total += float((found_4P - before_4P)[UNRELATED, here_P].sum())
         count += int(here_P.sum())
     total, count = ranks.sum([total, count])
-    return max(0.0, total / max(1.0, count))
+    return max(total / max(1.0, count), 0.0)  # in this order NaN stays NaN, and the update is refused
 
 
 def _micro_batches(stream: LocalStream, size: int) -> Iterator[list[PackedRow]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from polite_flamingo.evaluation.bootstrap import Estimate
 from polite_flamingo.evaluation.metrics import METRICS, shown
+from polite_flamingo.evaluation.multiple_choice import COMPARED
 from polite_flamingo.evaluation.results import Results
 from polite_flamingo.formatting import fixed, table
 
@@ -59,6 +60,7 @@ def to_markdown(results: Results) -> str:
             {row: {name: one.rate for name, one in found.items()} for row, found in results.controlled.items()},
         )
     lines += _yes_no(results)
+    lines += _choices(results)
     for metric, taxes in results.tax.items():
         tasks = list(dict.fromkeys(task for tax in taxes.values() for task in tax.tasks))
         lines += ["", f"## Alignment tax, {METRICS[metric].label}: {results.text_only} minus the model", ""]
@@ -103,6 +105,26 @@ def _yes_no(results: Results) -> list[str]:
         for name, one in results.yes_no.items()
     ]
     return ["", f"## Yes or no, by PoPe's rule: {said}", "", *_table(["", "accuracy", "F1", "says yes", "words"], rows)]
+
+
+def _choices(results: Results) -> list[str]:
+    found = results.choices
+    if found is None:
+        return []
+    lines = ["", f"## Multiple choice by log-probability, {COMPARED[found.by]}", ""]
+    lines += _table(
+        ["", "questions", "accuracy", "chance", "picks the longest", "longest is right", "no pick", "not asked"],
+        [
+            [
+                name, f"{one.accuracy.n:,}", _cell("accuracy", one.accuracy), shown("accuracy", one.chance),
+                shown("accuracy", one.longest), shown("accuracy", one.longest_right), f"{one.unpicked:,}",
+                _counts(one.missing),
+            ]
+            for name, one in found.results.items()
+        ],
+    ) if found.results else ["No question with choices could be asked."]  # fmt: skip
+    lines += [f"\n{note}" for note in found.notes()]
+    return lines
 
 
 def _words(results: Results, name: str) -> str:

@@ -18,6 +18,7 @@ from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, intervals
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.length_control import LengthControlled, length_controlled_rates
 from polite_flamingo.evaluation.metrics import METRICS
+from polite_flamingo.evaluation.multiple_choice import MultipleChoice
 from polite_flamingo.evaluation.win_rate import WinRates, win_rates
 from polite_flamingo.evaluation.yes_no import YesNo, yes_no
 
@@ -94,6 +95,7 @@ class Results:
         wins: win rates by reward, over the samples of all tasks.
         controlled: row -> column -> the same at equal length.
         yes_no: contestant -> how it answers yes-or-no questions; empty if there are none.
+        choices: what contestants pick in multiple-choice questions; None if nobody was asked.
         text_only: the model that the tax is measured against; "" for none.
         tax: metric -> contestant (without the annotations) -> its tax.
         answers: contestant -> counts of its answers.
@@ -111,6 +113,7 @@ class Results:
     resampling: Resampling = field(default_factory=Resampling)
     controlled: dict[str, dict[str, LengthControlled]] = field(default_factory=dict)
     yes_no: dict[str, YesNo] = field(default_factory=dict)
+    choices: MultipleChoice | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types."""

@@ -112,13 +112,17 @@ def common_limit(sizes: Sequence[int], window: int) -> int:
     return max(sizes)
 
 
-def _encoded(sample: Sample, answer: str, tokenizer: Tokenizer, bos: str) -> list[EncodedTurn]:
-    """Encode a conversation that ends with `answer`, the only response that is supervised."""
+def answered(sample: Sample, answer: str) -> Sample:
+    """Return the conversation that ends with `answer`, the only response that is supervised."""
     *before, last = sample.turns
     context = [replace(turn, response=polite_text(turn), rewritten=None, learned=False) for turn in before]
-    answered = replace(last, response=answer, rewritten=None, learned=True)
-    whole = replace(sample, turns=(*context, answered), rewritten=None).validate()
-    return encode(exchanges(whole), tokenizer, bos)
+    return replace(
+        sample, turns=(*context, replace(last, response=answer, rewritten=None, learned=True)), rewritten=None
+    )
+
+
+def _encoded(sample: Sample, answer: str, tokenizer: Tokenizer, bos: str) -> list[EncodedTurn]:
+    return encode(exchanges(answered(sample, answer).validate()), tokenizer, bos)
 
 
 def _size(turns: Sequence[EncodedTurn]) -> int:

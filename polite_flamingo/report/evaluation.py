@@ -11,6 +11,7 @@ from polite_flamingo.evaluation.examples import Example
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.markdown import interval
 from polite_flamingo.evaluation.metrics import METRICS, shown
+from polite_flamingo.evaluation.multiple_choice import COMPARED
 from polite_flamingo.evaluation.results import Results
 from polite_flamingo.formatting import fixed
 from polite_flamingo.report.chart_types import Bar, Cell, bars, heat_map
@@ -44,6 +45,7 @@ def page(
         confidence=f"{100 * results.resampling.confidence:g} %",
         best=best(results),
         metrics=METRICS,
+        compared=COMPARED,
         task_names=TASK_NAMES,
         heading=heading,
         wins=win_map(results),

@@ -10,12 +10,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from polite_flamingo.flamingo.model.attention import isolation
 from polite_flamingo.preference.log_probs import sums, token_scores
 from polite_flamingo.preference.loss_config import PreferenceConfig
 from polite_flamingo.preference.losses import PairLogProbs, pair_losses, reward_metrics
 from polite_flamingo.torchvision_repair import repair_torchvision
 from tests.preference.golden import doubles, golden
-from training.loss import isolation
 
 
 def wave(shape: tuple[int, ...], scale: float, shift: float) -> Tensor:

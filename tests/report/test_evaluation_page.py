@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo.evaluation.bootstrap import Resampling
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
 from polite_flamingo.evaluation.examples import choose, example
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
+from polite_flamingo.evaluation.markdown import to_markdown
 from polite_flamingo.evaluation.metrics import METRICS
+from polite_flamingo.evaluation.multiple_choice import ChoiceResults, MultipleChoice
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.report.evaluation import page
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
@@ -107,6 +110,27 @@ def test_yes_or_no_questions_have_a_table_with_the_share_of_yes() -> None:
     text = " ".join(Page(page(summarise(judged, resampling=Resampling(draws=50)), [], run=RUN)).words.split())
     assert "Of these questions, 50.0 % are to be answered with yes." in text
     assert re.search(r"Says yesWords model100.0 % .*50.0 % .*silent50.0 %", text)
+
+
+def test_multiple_choice_has_a_table_and_says_who_is_left_out() -> None:
+    picks = ChoiceResults(
+        accuracy=Estimate(value=0.75, low=0.5, high=0.9, n=8), chance=0.25, longest=0.5, longest_right=0.375,
+        unpicked=1, missing={"text_too_long": 2},
+    )  # fmt: skip
+    choices = MultipleChoice(by="mean", results={"model": picks}, left_out=("gpt",), refused={"bad_field": 3})
+    _, _, judged = world()
+    results = replace(summarise(judged, resampling=Resampling(draws=50)), choices=choices)
+    found = page(results, [], run=RUN)
+    assert_readable_aloud(Page(found))
+    read = " ".join(re.sub("<[^>]+>", " ", found).split())
+    row = read.split("Multiple choice by log-probability")[1]
+    assert "model 8 75.0 % 50.0 to 90.0 25.0 % 50.0 % 37.5 % 1 2 (text_too_long)" in row
+    assert "Left out, for want of log-probabilities: gpt." in row and "cannot be compared: 3 bad_field." in row
+    table = to_markdown(results)
+    for wanted in ("75.0 % (50.0 to 90.0)", "25.0 %", "37.5 %", "2 text_too_long", "log-probabilities: gpt."):
+        assert wanted in table
+    assert results.to_json()["choices"]["results"]["model"]["chance"] == 0.25
+    assert "Multiple choice" not in page(summarise(judged, resampling=Resampling(draws=50)), [], run=RUN)
 
 
 def test_examples_are_drawn_from_each_task_and_from_where_all_differ() -> None:

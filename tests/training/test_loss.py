@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from polite_flamingo.flamingo.config import LoraSettings
+from polite_flamingo.flamingo.model.attention import isolation
 from polite_flamingo.flamingo.model.lora import add_lora
 from polite_flamingo.packing.pack import PackedRow, PackingConfig, pack
 from polite_flamingo.sample import Image, Sample
 from tests.support.made_samples import make_sample
 from training.features import Features
 from training.freezing import freeze_untuned
-from training.loss import ModelWithLoss, isolation, make_batch
+from training.loss import ModelWithLoss, make_batch
 from training.stages import CONNECTOR, StageConfig
 
 if TYPE_CHECKING:

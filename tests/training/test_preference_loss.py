@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from training.distributed import ONE_PROCESS
 from training.features import Features
 from training.freezing import freeze_untuned
 from training.loss import Batch, make_batch
+from training.pair_batch import PairBatch
 from training.preference_loss import ModelWithPreferences
 from training.reference import kl_term
 from training.stages import StageConfig
@@ -143,6 +145,27 @@ def test_a_batch_without_pairs_has_no_loss_and_a_gradient_of_zeros(model: Flamin
     terms, metrics = module(empty)
     assert terms.tolist() == [0, 0] and not metrics.any() and terms.requires_grad
     assert results(model, [full, empty], config)[0] == pytest.approx(results(model, [full], config)[0], rel=1e-6)
+
+
+def test_a_divergence_that_is_nan_is_not_taken_for_none() -> None:
+    """A KL term of 0 would hide it, and the update would look sound."""
+    sides = torch.tensor([[0], [1], [-1], [2]])
+    pairs = PairBatch(
+        pairs=(), segment_BS=sides, sides_4P=sides, tokens_G=torch.ones(3), reference_4P=torch.zeros(4, 1)
+    )
+    empty = torch.zeros(1, 2)
+    batch = Batch(
+        ids_BS=empty, loss_mask_BS=empty, image_numbers_BS=empty, sample_index_BS=empty, vision=empty, pairs=pairs
+    )
+
+    def module(score: float) -> torch.nn.Module:
+        made = torch.nn.Module()
+        made.forward = lambda batch, sums_of: (torch.full((4, 1), score), None)  # type: ignore[method-assign]
+        return made
+
+    assert kl_term(module(2.5), [batch], ONE_PROCESS) == 2.5
+    assert kl_term(module(-2.5), [batch], ONE_PROCESS) == 0
+    assert math.isnan(kl_term(module(math.nan), [batch], ONE_PROCESS))
 
 
 def test_dropout_is_off(model: FlamingoModel) -> None:

@@ -116,6 +116,20 @@ def multiple_choice(question: str, options: Sequence[str], hint: str = "") -> st
     )
 
 
+def listed_options(question: str) -> tuple[str, ...]:
+    """Return the answers to choose from that `multiple_choice` wrote at the end of a question; () if there are none."""
+    lines = question.split("\n")
+    first = f"{option_letter(0)} "
+    starts = [number for number, line in enumerate(lines) if line.startswith(first)]
+    if not starts:
+        return ()
+    options = lines[starts[-1] :]
+    marked = [(f"{option_letter(number)} ", line) for number, line in enumerate(options[: len(string.ascii_uppercase)])]
+    if len(options) > len(marked) or not all(line.startswith(letter) for letter, line in marked):
+        return ()
+    return tuple(line.removeprefix(letter) for letter, line in marked)
+
+
 def option_letter(index: int) -> str:
     """Return the letter of an answer to choose from: (A) for 0, (B) for 1, …"""
     return f"({string.ascii_uppercase[index]})"

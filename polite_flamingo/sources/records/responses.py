@@ -33,6 +33,13 @@ def answer_response(answer: str, rationale: str = "") -> str:
     return f"{answer}\nRationale: {rationale.strip()}" if rationale.strip() else answer
 
 
+def answer_in(response: str) -> str:
+    """Return the answer that `answer_response` wrote into a response; any other response as it is, stripped."""
+    if not response.startswith("Answer: "):
+        return response.strip()
+    return response.removeprefix("Answer: ").split("\nRationale: ")[0].strip()
+
+
 def class_response(label: str, template: str, facts: Iterable[str] = ()) -> str:
     """Fill CLIP's prompt template with the class, then add what is known about the class, one fact per line."""
     return "\n".join([template.replace("{}", label), *distinct(facts)])
