@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13) python3.11)
 OUT ?= out/demo
 PAPER ?= out/paper
+ALIGN ?= out/align
 PORT ?= 8000
 TESTS ?= tests
 
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.ready
 SAMPLES ?= ../shared/samples
 MODEL ?= qwen-1.5b
 
-.PHONY: help setup demo demo-real paper serve test lint format types clean
+.PHONY: help setup demo demo-real paper align serve test lint format types clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -37,6 +38,9 @@ demo-real: setup  ## optional: rewrite excerpts of real datasets (SAMPLES) with 
 
 paper: setup  ## repeat the paper on drawn scenes, five seeds, one to two hours; ends with the path of its report
 	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)
+
+align: setup  ## repeat the paper on preference alignment on drawn scenes, three seeds, half an hour
+	$(BIN)/polite-flamingo align --profile profiles/tiny.yaml --out $(ALIGN)
 
 serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C
 	$(BIN)/polite-flamingo serve --profile profiles/tiny.yaml --port $(PORT) --serving.batches.folder out/serve
