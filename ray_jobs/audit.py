@@ -26,8 +26,8 @@ from polite_flamingo.preference.audit.check import Check
 from polite_flamingo.preference.audit.duplicates import Questions, neighbours, questions_of
 from polite_flamingo.preference.audit.evidence import Collected, gather
 from polite_flamingo.preference.audit.limits import AuditSettings
+from polite_flamingo.preference.audit.page import VERDICTS, page, shown
 from polite_flamingo.preference.audit.people import Labels, read_labels
-from polite_flamingo.report.audit import VERDICTS, page, shown
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.foreign_shards import refuse_foreign

@@ -179,7 +179,7 @@ def test_no_folders_import_each_other() -> None:
 
 
 ABOUT_THE_TESTBED = re.compile(
-    r"polite_flamingo\.testbed\b|ray_jobs\.(demo|demo_real|paper|paper_results|paper_steps)$|benchmarks\b"
+    r"polite_flamingo\.testbed\b|ray_jobs\.(demo|demo_real|paper(_results|_steps)?|align(_results|_steps)?)$|benchmarks\b"
 )
 
 

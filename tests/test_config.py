@@ -59,6 +59,8 @@ def changed(one: ConfigField, value: Any) -> Any:
     """Return another valid value of the same type."""
     if one.path in ("rewriter.kind", "sampling.kind", "judge.kind"):
         return value  # another one needs other sections: tests/rewriters/test_config.py
+    if one.path == "training.stages.dpo.packing.join":
+        return value  # the other one is refused
     if one.path == "judge.max_cost":
         return value  # it needs a price: tests/preference/test_jobs.py
     if one.path == "prices.tokens":
@@ -77,6 +79,10 @@ def changed(one: ConfigField, value: Any) -> Any:
         return value / 2 if value else 0.25
     if isinstance(value, tuple) and one.path.endswith("examples"):
         return ()
+    if one.path.endswith("preference.loss"):
+        return ("robust",)
+    if one.path.endswith("preference.weights"):
+        return (2.0,)  # one for each loss
     if isinstance(value, tuple):
         return (
             (*value, "http://another")

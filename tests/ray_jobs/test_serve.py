@@ -118,7 +118,7 @@ def test_every_section_of_a_profile_arrives_in_the_service_and_in_its_bulk_jobs(
     content["pools"] = {
         "rewriting": {"min_actors": 2, "max_actors": 5, "cpus": 0.1, "gpus": 0.2, "rows_per_call": 7},
         "scoring": {"min_actors": 3, "max_actors": 4, "cpus": 0.3, "gpus": 0.4, "rows_per_call": 9},
-        "distorting": {"rows_per_call": 11},
+        "distorting": {"rows_per_call": 11}, "sampling": {"rows_per_call": 3}, "rating": {"rows_per_call": 4},
         "task_cpus": 0.15, "max_failures_in_a_row": 13, "autoscaling": True,
     }  # fmt: skip
     profile = tmp_path / "profile.yaml"

@@ -273,8 +273,8 @@ def test_everything_has_a_name_and_can_be_read(browser: Browser, tmp_path: Path,
         visit.page.keyboard.press("?")
         assert nameless(visit.page, least=3) == [] and faint(visit.page) == []
         visit.page.keyboard.press("Escape")
-        heard = visit.page.locator("#status").text_content() or ""
-        assert re.match(r"Pair 2 of 6\. What is \d", heard)
+        status = visit.page.locator("#status")
+        wait_until(lambda: re.match(r"Pair 2 of 6\. What is \d", status.text_content() or ""))
 
 
 def test_it_fits_a_phone_and_thumbs(browser: Browser, tmp_path: Path) -> None:

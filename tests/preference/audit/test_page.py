@@ -12,9 +12,9 @@ from polite_flamingo.preference.audit.audit import Audit, audit
 from polite_flamingo.preference.audit.duplicates import Neighbours
 from polite_flamingo.preference.audit.evidence import Collected, gather
 from polite_flamingo.preference.audit.limits import AuditSettings
+from polite_flamingo.preference.audit.page import CHARTS, page
+from polite_flamingo.preference.audit.page_texts import TEXTS
 from polite_flamingo.preference.audit.people import Labels, PersonRating, Vote
-from polite_flamingo.report.audit import CHARTS, page
-from polite_flamingo.report.audit_texts import TEXTS
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.run_info import RunInfo
 from tests.support import planted_judges as planted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -13,8 +14,8 @@ from polite_flamingo.preference.audit.audit import Audit
 from polite_flamingo.preference.audit.check import Check, Measure, Rows
 from polite_flamingo.preference.audit.evidence import sides_of
 from polite_flamingo.preference.audit.limits import Verdict
+from polite_flamingo.preference.audit.page_texts import TEXTS
 from polite_flamingo.preference.audit.suspicious import Suspicion
-from polite_flamingo.report.audit_texts import TEXTS
 from polite_flamingo.report.chart_types import Bar, Cell, Line, Point, bars, heat_map, lines
 from polite_flamingo.report.gallery import Thumbnail, readable, thumbnail
 from polite_flamingo.report.template import fill
@@ -78,6 +79,7 @@ def page(
     """
     return fill(
         "audit",
+        folder=Path(__file__).parent,
         styles=("chart_types",),
         result=result,
         headline=HEADLINES[result.verdict],
