@@ -28,6 +28,7 @@ from typing import Any
 from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.hub import resolve
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location, location
@@ -57,7 +58,7 @@ class TrainConfig:
             `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
             whatever protocol is given. dpo, rejection, steerlm and sft read what `polite-flamingo pair` made.
         out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
-        init: OUT/model of the previous stage, or its address; "" starts from training.base.
+        init: OUT/model of the previous stage, its address, or zoo:NAME; "" starts from training.base.
         training: the stages, and what they have in common.
         workers: number of training workers, and what each takes from a machine.
         fresh: delete what an earlier run left in `out` and start over.
@@ -80,7 +81,7 @@ def train(config: TrainConfig) -> None:
         JobFailed: training stopped because the loss is NaN or infinite, the disk is full, or workers keep dying.
     """
     mixture, base = mixture_of(config), config.training.base
-    start = FlamingoConfig(folder=str(location(config.init).absolute())) if config.init else base
+    start = FlamingoConfig(folder=_trained(config.init)) if config.init else base
     shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
@@ -103,6 +104,11 @@ def train(config: TrainConfig) -> None:
                 stats = run(config, start, mixture, layout.root, by_name(models))
             write_stats(layout, stats)
         print(summary(config.stage, read_stats(layout), layout.root))
+
+
+def _trained(init: str) -> str:
+    """Return the folder or address of a trained model."""
+    return resolve(init) if init.startswith("zoo:") else str(location(init).absolute())
 
 
 def check_shards(layout: OutputLayout, shards: Sequence[Location]) -> None:
