@@ -81,7 +81,7 @@ def train(config: TrainConfig) -> None:
         JobFailed: training stopped because the loss is NaN or infinite, the disk is full, or workers keep dying.
     """
     mixture, base = mixture_of(config), config.training.base
-    start = FlamingoConfig(folder=_trained(config.init)) if config.init else base
+    start = FlamingoConfig(folder=trained(config.init)) if config.init else base
     shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> None:
         print(summary(config.stage, read_stats(layout), layout.root))
 
 
-def _trained(init: str) -> str:
+def trained(init: str) -> str:
     """Return the folder or address of a trained model."""
     return resolve(init) if init.startswith("zoo:") else str(location(init).absolute())
 

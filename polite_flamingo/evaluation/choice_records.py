@@ -23,7 +23,7 @@ class ChoiceRecords:
         identity: hash of what the numbers depend on.
         options: key of a question -> its options.
         scored: key -> what the contestant makes of them.
-        refused: key -> why the choices of a sample are no question.
+        refused: key -> why the sample cannot be asked.
     """
 
     identity: str

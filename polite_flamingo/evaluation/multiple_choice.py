@@ -1,4 +1,4 @@
-"""Multiple choice by log-probability: the choice that a model finds likeliest as its answer is the one that it picks.
+"""Multiple choice by log-probability: a model picks the choice that it finds most likely.
 
 No text is generated, so nothing has to be parsed, and no model fails for its style. Choices of different length are
 compared by the sum of their tokens' log-probabilities, by the mean (as lm-evaluation-harness's `acc_norm`, which
@@ -70,7 +70,7 @@ class MultipleChoice:
         by: how choices were compared.
         results: contestant -> what it picks; empty if there are no questions.
         left_out: contestants that cannot be asked, because a server or a file gives no log-probabilities.
-        refused: reason -> samples whose choices are no question, such as choices without the right one.
+        refused: reason -> number of samples that cannot be asked, such as those without the right choice.
     """
 
     by: By

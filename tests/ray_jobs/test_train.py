@@ -27,7 +27,7 @@ from polite_flamingo.storage.run_info import write_run
 from ray_jobs import train
 from ray_jobs.console import JobFailed
 from ray_jobs.resumable_job import begin_run
-from ray_jobs.train import TrainConfig
+from ray_jobs.train import TrainConfig, trained
 from tests.support.build_world import write_world
 from tests.support.patience import wait_until
 from tests.support.processes import descendants, kill
@@ -276,3 +276,11 @@ def test_shards_that_have_changed_since_a_run_was_begun_are_refused(
     (layout.root / "inputs.json").delete()
     train.check_shards(layout, [path])
     assert "was made by an earlier version: whether its input has changed" in capsys.readouterr().out
+
+
+def test_a_stage_starts_from_a_folder_an_address_or_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert trained("out/model") == str(tmp_path / "out/model") and trained("s3://b/model") == "s3://b/model"
+    assert (Path(trained("zoo:clever_flamingo")) / "flamingo.yaml").exists()
+    with pytest.raises(FileNotFoundError, match="zoo:nothing"):
+        trained("zoo:nothing")

@@ -14,6 +14,7 @@ responses. In answers, `<image>` becomes "(image)", because processors count the
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ def messages_before(sample: Sample) -> Iterator[tuple[str, str]]:
             yield "assistant", unmarked(turn.response)
 
 
-class _RowExport(ParquetExport):
+class _RowExport(ParquetExport, ABC):
     """Formats in Parquet: rows of one sample, or why it has none."""
 
     def add(self, samples: Sequence[Sample]) -> None:
@@ -62,9 +63,9 @@ class _RowExport(ParquetExport):
             if rows:
                 self._write(rows)
 
+    @abstractmethod
     def rows(self, sample: Sample) -> list[dict[str, Any]] | str:
         """Return the rows of a sample, or why it is left out."""
-        raise NotImplementedError
 
 
 class TrlExport(_RowExport):

@@ -38,7 +38,7 @@ class _Verdict:
         reply: the ratings; None if there are none.
         fault: kind of the first thing that went wrong, also if the second reply was good; None if nothing did.
         again: whether it was asked for again.
-        failure: why there are no ratings.
+        failure: why the answers have no ratings.
         model: as it names itself.
         expected: attribute and expected rating, in the order of the reply.
         usage: of both requests.

@@ -29,6 +29,7 @@ from polite_flamingo.testbed.study.page import (
     TableRow,
     cell,
     claim_rows,
+    counts_of,
     measured,
     remarks,
     rows_of,
@@ -155,7 +156,7 @@ def render(results: AlignmentResults) -> str:
         published=PUBLISHED,
         rises=_rises(results),
         titles=TITLES,
-        counted=_counts(results),
+        counted=counts_of(results),
     )
 
 
@@ -179,11 +180,6 @@ def _rises(results: AlignmentResults) -> list[tuple[str, str]]:
 
 
 _ENDS: tuple[Role, Role] = ("start", "dpo")
-
-
-def _counts(results: AlignmentResults) -> list[tuple[str, list[float | None]]]:
-    names = dict.fromkeys(name for seed in results.seeds for name in seed.counts)
-    return [(name, [seed.counts.get(name) for seed in results.seeds]) for name in names]
 
 
 def write_alignment(results: AlignmentResults, path: Path) -> None:
@@ -230,7 +226,7 @@ def to_markdown(results: AlignmentResults, title: str = "Preference alignment re
             "",
             *table(
                 ["", *(f"seed {seed.number}" for seed in results.seeds)],
-                [[name, *("–" if n is None else f"{n:,}" for n in row)] for name, row in _counts(results)],
+                [[name, *("–" if n is None else f"{n:,}" for n in row)] for name, row in counts_of(results)],
             ),
             "",
         ]

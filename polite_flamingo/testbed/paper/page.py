@@ -33,6 +33,7 @@ from polite_flamingo.testbed.study.page import (
     TableRow,
     cell,
     claim_rows,
+    counts_of,
     measured,
     remarks,
     rows_of,
@@ -162,7 +163,7 @@ def render(results: PaperResults) -> str:
         rises=_rises(results),
         examples={kind: [one for one in results.examples if one.kind == kind] for kind in ("rewritten", "answered")},
         titles={results.roles[role]: title for role, title in TITLES.items() if role in results.roles},
-        counted=_counts(results),
+        counted=counts_of(results),
     )
 
 
@@ -181,12 +182,6 @@ def _rises(results: PaperResults) -> list[tuple[str, str]]:
 
 
 _ENDS: tuple[Role, Role] = ("base", "clever")
-
-
-def _counts(results: PaperResults) -> list[tuple[str, list[int | None]]]:
-    """Return what was counted, with one column per seed."""
-    names = dict.fromkeys(name for seed in results.seeds for name in seed.counts)
-    return [(name, [seed.counts.get(name) for seed in results.seeds]) for name in names]
 
 
 def write_paper(results: PaperResults, path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from polite_flamingo.formatting import table
 from polite_flamingo.testbed.study.claims import Finding
 from polite_flamingo.testbed.study.measures import Measure, Spread, shown
+from polite_flamingo.testbed.study.results import Study
 
 MARKS = {"shown": "✓", "no effect": "=", "disagrees": "✗", "open": "?"}
 
@@ -89,6 +91,12 @@ def claim_rows(found: Sequence[Finding]) -> list[list[str]]:
          "; ".join(remarks(one)), one.claim.paper]
         for one in found
     ]  # fmt: skip
+
+
+def counts_of(results: Study[Any]) -> list[tuple[str, list[float | None]]]:
+    """Return what was counted along the way, with one column per seed."""
+    names = dict.fromkeys(name for seed in results.seeds for name in seed.counts)
+    return [(name, [seed.counts.get(name) for seed in results.seeds]) for name in names]
 
 
 def rows_of(head: Sequence[str], rows: Sequence[TableRow]) -> list[str]:

@@ -38,6 +38,10 @@ class Repetition(Protocol):
     def judged(self) -> Judged:
         """Every model's numbers on the held-out sets, by set. The questions are those of every other seed."""
 
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """What was counted along the way."""
+
 
 Seed = TypeVar("Seed", bound=Repetition, covariant=True)
 

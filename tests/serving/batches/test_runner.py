@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shutil
 import signal
@@ -17,6 +18,7 @@ import openai
 import psutil
 import pytest
 
+from polite_flamingo.storage import disk
 from serving.batches.build_files import output_of
 from serving.batches.runner import BatchRunner
 from serving.batches.store import BatchStore, HeldJob
@@ -174,6 +176,22 @@ def test_a_runner_that_slept_past_its_lease_changes_nothing(shared: Site) -> Non
         wait_until(ended(client, other))  # by the one who woke: nobody else is there
         assert accounted(client, job, names) == before
         assert [one.id for one in client.files.list() if one.id in files] == files
+
+
+def test_a_job_whose_lease_is_stuck_holds_up_no_other(shared: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped while it took the lease has the lock of its file; the stuck job is first in line."""
+    client = shared.client()
+    stuck, names = waiting_job(client)
+    run(shared.config, lambda: bool(building(shared.store, stuck.id)))
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.05)
+    with Path(str(shared.store.job_folder(stuck.id) / ".lock.json.lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = start(client, upload(client, line("a")))
+        run(shared.config, ended(client, other))
+        assert client.batches.retrieve(stuck.id).status == "in_progress"
+    release(shared.store, stuck.id)
+    run(shared.config, ended(client, stuck))
+    assert accounted(client, stuck, names)[0].status == "completed"
 
 
 def test_a_runner_that_is_killed_while_it_writes_results_leaves_none(
